@@ -1,0 +1,51 @@
+"""The Ray actor of an execution: detached, named by the execution's ID. A shell around `Residence`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from agentspan.actors.residence import HostConfig, Residence
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=100, concurrency_groups={"control": 1000})
+class ExecutionActor:
+    """One process, one execution. The supervisor recreates it; Ray does not (it could not raise the epoch first).
+
+    `run` is the long call whose end is the end of this incarnation. The control group has a thread and a loop of its own,
+    so its methods answer in about a millisecond whatever user code does on the other loop.
+    """
+
+    def __init__(self, name: str, config: HostConfig) -> None:
+        from agentspan.actors.shipping import unpack
+
+        node = ray.get_runtime_context().get_node_id()
+        self._residence = Residence(config, unpack=unpack, actor_name=name, node=node)
+
+    async def warm(self, deployments: tuple[str, ...] = ()) -> dict[str, Any]:
+        return await self._residence.warm(deployments)
+
+    async def run(self, execution_id: str, epoch: int, crashed: bool, tokens: bool) -> dict[str, Any]:
+        return await self._residence.run(execution_id, epoch, crashed, tokens=tokens)
+
+    async def attach(self, execution_id: str) -> dict[str, Any]:
+        return await self._residence.attach(execution_id)
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    async def ping(self) -> dict[str, Any]:
+        return self._residence.host
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    async def poke(self, execution_id: str) -> None:
+        self._residence.poke(execution_id)
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    async def let_go(self, execution_id: str) -> None:
+        self._residence.let_go(execution_id)
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    async def poll(
+        self, execution_id: str, after: int, after_token: int, timeout_s: float, tokens: bool
+    ) -> dict[str, Any] | None:
+        return await self._residence.poll(execution_id, after, after_token, timeout_s, tokens)

@@ -1,0 +1,487 @@
+"""User code to bytes: what of it is local, how it is pickled by value, and who is to blame when it cannot be.
+
+The classes and functions of a *local* module (the script, a notebook cell, a file beside the script) exist on no other
+node, so they are pickled whole. All others are pickled by name. `CodePickler` adds to Ray's cloudpickle what would
+otherwise pickle without an error and then fail, or do harm, where it is loaded:
+
+* an open file: cloudpickle ships its content;
+* `functools.lru_cache` functions and `NewType`s: they pickle by name, even those of `__main__`;
+* `os.environ`: its content, keys and all, would travel;
+* an import of a local module inside a function: cloudpickle does not see it;
+* anything else that pickles by name in a local module: found by reading the names in the finished pickle.
+
+The fingerprint of a pickle is the same in each run of the same program, which its bytes are not: they hold a random ID
+for each class, addresses, and sets in hash order.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import importlib.util
+import inspect
+import io
+import os
+import pickle
+import pickletools
+import re
+import sys
+import sysconfig
+import threading
+import types
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import ray
+from ray import cloudpickle
+
+NOT_LOCAL = frozenset({"agentspan", "ray"})
+"""Top-level packages that are on every node, wherever their files lie."""
+HOPS_MAX = 12
+"""How deep `blame` looks; deeper finds no longer help a reader."""
+
+_lock = threading.RLock()  # Re-entrant: an object's own __reduce__ may pack code in its turn.
+
+
+class Unshippable(Exception):  # noqa: N818 - it never leaves this package.
+    """An object pickles but must not. Its text is a sentence about the object."""
+
+    def __init__(self, problem: str, remedy: str | None = None) -> None:
+        super().__init__(problem)
+        self.remedy = remedy
+
+
+class Packed(NamedTuple):
+    """Pickled code."""
+
+    code: bytes
+    fingerprint: bytes
+    """Says the same for the same code in each process, so that running a script again is no new version."""
+
+
+class Blame(NamedTuple):
+    """What stands in the way, for a person."""
+
+    culprit: str
+    problem: str
+    remedy: str | None
+
+
+def pickle_by_value(value: Any) -> Packed:
+    """Pickle a value with the local code it refers to.
+
+    Raises:
+        Exception: Something in it cannot be pickled, or must not be; ask `blame` what.
+    """
+    with local_modules_by_value():
+        code, pickler = _dump(value)
+        digest = _Fingerprint(pickler.class_addresses).of(value)
+    return Packed(code, digest)
+
+
+# --- what is local -----------------------------------------------------------------------------------------------------
+
+
+def is_local(module: types.ModuleType) -> bool:
+    """Whether a module exists only here: it has a source file, outside the standard library and all site-packages."""
+    facts = module.__dict__  # Not getattr: lazy modules import the world when they are asked for what they lack.
+    name = facts.get("__name__")
+    if name == "__main__":
+        return True
+    if not isinstance(name, str) or name.partition(".")[0] in NOT_LOCAL:
+        return False
+    file = facts.get("__file__")
+    places = [file] if file else list(facts.get("__path__") or ())
+    return bool(places) and all(isinstance(place, str) and not _is_library(place) for place in places)
+
+
+@functools.cache
+def _is_library(place: str) -> bool:
+    path = os.path.abspath(place)
+    if not {"site-packages", "dist-packages"}.isdisjoint(path.split(os.sep)):
+        return True
+    return any(path.startswith(folder + os.sep) for folder in _stdlib_folders())
+
+
+@functools.cache
+def _stdlib_folders() -> frozenset[str]:
+    folders = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)}
+    return frozenset(folders | {os.path.realpath(folder) for folder in folders})
+
+
+@contextmanager
+def local_modules_by_value() -> Iterator[None]:
+    """Have every local module pickled by value in this block. One thread at a time: the registry is the process's.
+
+    Modules that the user registered stay as they are.
+    """
+    with _lock:
+        known = cloudpickle.list_registry_pickle_by_value()
+        ours = [
+            module
+            for name, module in list(sys.modules.items())
+            if isinstance(module, types.ModuleType)
+            and name not in known
+            and module.__dict__.get("__name__") == name
+            and is_local(module)
+        ]
+        for module in ours:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            for module in ours:
+                cloudpickle.unregister_pickle_by_value(module)
+
+
+# --- pickling ----------------------------------------------------------------------------------------------------------
+
+
+def _dump(value: Any) -> tuple[bytes, CodePickler]:
+    with io.BytesIO() as buffer:
+        pickler = CodePickler(buffer)
+        pickler.dump(value)
+        code = buffer.getvalue()
+    for module, name in _named_globals(code):
+        held = sys.modules.get(module)
+        if module == "__main__" or (held is not None and is_local(held)):
+            raise Unshippable(
+                f"{module}.{name} can only be pickled by name, and the module {module!r} is not on the cluster",
+                "Put it into an installed module, or make it inside the tool.",
+            )
+    return code, pickler
+
+
+class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Ray's cloudpickle (the stand-alone one has registries of its own), with the cases above handled or refused."""
+
+    def __init__(self, file: typing.IO[bytes]) -> None:
+        super().__init__(file, protocol=5)
+        self.class_addresses: set[int] = set()
+        """Addresses of the classes pickled by value; their schemas may contain them as text."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, types.FunctionType):
+            reduced = super().reducer_override(obj)
+            if reduced is not NotImplemented:
+                _refuse_local_imports(obj.__code__, obj.__globals__)
+            return reduced
+        if isinstance(obj, type):
+            reduced = super().reducer_override(obj)
+            if reduced is not NotImplemented:
+                self.class_addresses.add(id(obj))
+            return reduced
+        if obj is os.environ:
+            return getattr, (os, "environ")
+        if isinstance(obj, functools._lru_cache_wrapper):
+            return _cached_function_reduce(obj)
+        if isinstance(obj, typing.NewType) and not _is_found_by_name(obj):
+            return rebuild_new_type, (obj.__name__, obj.__qualname__, obj.__module__, obj.__supertype__)
+        if isinstance(obj, io.IOBase) and not isinstance(obj, (io.BytesIO, io.StringIO)):
+            return _standard_stream_reduce(obj)
+        if isinstance(obj, (ray.ObjectRef, ray.actor.ActorHandle)):
+            raise Unshippable("it belongs to this Ray cluster and ends with it, but a deployment does not")
+        return super().reducer_override(obj)
+
+
+def rebuild_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:
+    """Undo the pickling of an `lru_cache` function, with an empty cache. Stored code refers to this name: keep it."""
+    return functools.lru_cache(maxsize, typed)(function)
+
+
+def rebuild_new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
+    """Undo the pickling of a `NewType`. Stored code refers to this name: keep it."""
+    made = typing.NewType(name, supertype)
+    made.__qualname__, made.__module__ = qualname, module
+    return made
+
+
+def _cached_function_reduce(obj: Any) -> Any:
+    if _is_found_by_name(obj):
+        return NotImplemented
+    settings = obj.cache_parameters()
+    own = {name: value for name, value in vars(obj).items() if name != "__wrapped__"}
+    return rebuild_cached, (obj.__wrapped__, settings["maxsize"], settings["typed"]), own
+
+
+def _standard_stream_reduce(obj: io.IOBase) -> Any:
+    for name in ("stdout", "stderr"):
+        if obj is getattr(sys, name):
+            return getattr, (sys, name)
+    raise Unshippable("it is an open file", "Open it inside the tool.")
+
+
+def _is_found_by_name(obj: Any) -> bool:
+    """Whether an object is an attribute of a module that other nodes have too."""
+    module = sys.modules.get(getattr(obj, "__module__", None) or "")
+    if module is None or is_local(module):
+        return False
+    found: Any = module
+    for name in obj.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is obj
+
+
+def _refuse_local_imports(code: types.CodeType, namespace: dict[str, Any]) -> None:
+    """Refuse `import helper` inside a function, where `helper` is local: it would fail when the function runs."""
+    level: Any = 0
+    before: list[Any] = []
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            level = before[-2] if len(before) > 1 else 0
+            name = _absolute_name(instruction.argval, level if isinstance(level, int) else 0, namespace)
+            if name and _leads_to_local(name):
+                raise Unshippable(
+                    f"It imports the local module {name!r} when it runs, and that module is not on the cluster",
+                    f"Import {name!r} at the top of the file: then it travels with the agent.",
+                )
+        before = [*before[-1:], instruction.argval]
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            _refuse_local_imports(constant, namespace)
+
+
+def _absolute_name(name: str, level: int, namespace: dict[str, Any]) -> str | None:
+    if level == 0:
+        return name
+    try:
+        return importlib.util.resolve_name("." * level + name, namespace.get("__package__") or "")
+    except ImportError:
+        return None  # It fails here as it will there.
+
+
+def _leads_to_local(name: str) -> bool:
+    module = sys.modules.get(name)
+    if module is not None:
+        return is_local(module)
+    top = name.partition(".")[0]
+    if (package := sys.modules.get(top)) is not None:
+        return is_local(package)
+    try:
+        spec = importlib.util.find_spec(top)  # Of a top-level name: imports nothing.
+    except (ImportError, ValueError):
+        return False
+    if spec is None or top in NOT_LOCAL:
+        return False  # Not here either: an optional import.
+    places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
+    return bool(places) and not any(_is_library(place) for place in places)
+
+
+def _named_globals(code: bytes) -> set[tuple[str, str]]:
+    """Every (module, name) that loading a pickle would look up. Nothing is loaded.
+
+    STACK_GLOBAL takes the last two texts pushed; a text comes from its own opcode or from the memo.
+    """
+    found: set[tuple[str, str]] = set()
+    memo: list[str | None] = []
+    texts: list[str | None] = [None, None]
+    latest: str | None = None  # What MEMOIZE would remember, when it is text.
+    for opcode, argument, _ in pickletools.genops(code):
+        name = opcode.name
+        if name == "MEMOIZE":
+            memo.append(latest)
+        elif name in ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"):
+            latest = argument
+            texts = [texts[1], latest]
+        elif name in ("BINGET", "LONG_BINGET"):
+            texts = [texts[1], memo[typing.cast(int, argument)]]
+        elif name == "STACK_GLOBAL":
+            if texts[0] is not None and texts[1] is not None:
+                found.add((texts[0], texts[1]))
+            latest = None
+        elif name != "FRAME":
+            latest = None
+    return found
+
+
+# --- the fingerprint ---------------------------------------------------------------------------------------------------
+
+
+class _Fingerprint:
+    """Digests what a pickle says, without what differs from run to run."""
+
+    def __init__(self, class_addresses: set[int]) -> None:
+        self._addresses = class_addresses
+        self._open: set[int] = set()
+
+    def of(self, value: Any) -> bytes:
+        with io.BytesIO() as buffer:
+            _StablePickler(buffer, self).dump(value)
+            return blake2b(buffer.getvalue(), digest_size=32).digest()
+
+    def text(self, text: str) -> bytes:
+        # Not as text, which pickles differently depending on which equal texts are one object. And pydantic puts
+        # "module.Class:<address>" into schemas: those addresses, and no other numbers, are left out.
+        stable = _ADDRESS.sub(lambda found: ":" if int(found[1]) in self._addresses else found[0], text)
+        return b"text " + stable.encode("utf-8", "surrogatepass")
+
+    def members(self, value: set[Any] | frozenset[Any]) -> tuple[str, list[bytes]]:
+        if id(value) in self._open:
+            return "set", []  # It contains itself, by way of an object.
+        self._open.add(id(value))
+        try:
+            return type(value).__name__, sorted(self.of(member) for member in value)
+        finally:
+            self._open.discard(id(value))
+
+
+_ADDRESS = re.compile(r":(\d{6,20})\b")
+
+
+class _StablePickler(CodePickler):
+    """Writes a stream that is only hashed, never loaded."""
+
+    def __init__(self, file: typing.IO[bytes], fingerprint: _Fingerprint) -> None:
+        super().__init__(file)
+        self._fingerprint = fingerprint
+
+    def persistent_id(self, obj: Any) -> Any:
+        if type(obj) is str:
+            return self._fingerprint.text(obj)
+        if type(obj) is set or type(obj) is frozenset:
+            return self._fingerprint.members(obj)
+        return None
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, typing.TypeVar):
+            parts = (obj.__name__, obj.__bound__, obj.__constraints__, obj.__covariant__, obj.__contravariant__)
+            return typing.TypeVar, parts
+        reduced = super().reducer_override(obj)
+        if isinstance(obj, type) and isinstance(reduced, tuple):
+            # The tracker ID, new in every process, is the last argument but one of cloudpickle's class constructors.
+            arguments = (*reduced[1][:-2], reduced[1][-1])
+            return (reduced[0], arguments, *reduced[2:])
+        return reduced
+
+
+# --- who is to blame ---------------------------------------------------------------------------------------------------
+
+Test = Callable[[Any], Unshippable | None]
+"""Says what is wrong with a value and all it refers to, or None."""
+
+
+def pickle_problem(value: Any) -> Unshippable | None:
+    """Why a value cannot be pickled by value, or None."""
+    try:
+        _dump(value)
+    except Unshippable as problem:
+        return problem
+    except Exception as problem:  # Pickling runs the objects' own code, which may raise anything.
+        return Unshippable(f"It cannot be pickled ({problem})")
+    return None
+
+
+def blame(parts: Iterator[tuple[str, Any]], test: Test = pickle_problem) -> Blame | None:
+    """Name the innermost object for which `test` finds a problem, and the way to it.
+
+    Args:
+        parts: What the agent consists of, by the names its author knows.
+    """
+    with local_modules_by_value():
+        for part, value in parts:
+            problem = test(value)
+            if problem is not None:
+                return _innermost(part, value, problem, test)
+    return None
+
+
+def _innermost(part: str, value: Any, problem: Unshippable, test: Test) -> Blame:
+    way: list[str] = []
+    seen = {id(value)}
+    while len(way) < HOPS_MAX:
+        for label, child in _references(value):
+            if id(child) in seen:
+                continue
+            found = test(child)
+            if found is not None:
+                seen.add(id(child))
+                way.append(label)
+                value, problem = child, found
+                break
+        else:
+            break
+    kind = _kind(value)
+    if way:
+        culprit = f"{part} refers to {', which refers to '.join(way)} ({kind})"
+    elif isinstance(value, (types.FunctionType, type)):
+        culprit = f"{part} cannot be shipped"
+    else:
+        culprit = f"{part} is {kind}"
+    text = str(problem)
+    return Blame(culprit, text[:1].upper() + text[1:], problem.remedy)
+
+
+def _kind(value: Any) -> str:
+    cls = type(value)
+    name = cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else f"{cls.__module__}.{cls.__qualname__}"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _references(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value refers to, nearest first, each with a name for people."""
+    if isinstance(value, types.FunctionType):
+        yield from _function_references(value)
+    elif isinstance(value, types.MethodType):
+        yield "its function", value.__func__
+        yield "its object", value.__self__
+    elif isinstance(value, functools.partial):
+        yield "its function", value.func
+        yield from ((f"its argument {index + 1}", item) for index, item in enumerate(value.args))
+        yield from ((f"its argument {name!r}", item) for name, item in value.keywords.items())
+    elif isinstance(value, functools._lru_cache_wrapper):
+        yield "its function", value.__wrapped__
+    elif isinstance(value, (staticmethod, classmethod)):
+        yield "its function", value.__func__
+    elif isinstance(value, property):
+        yield from (("its function", part) for part in (value.fget, value.fset, value.fdel) if part is not None)
+    elif isinstance(value, dict):
+        yield from ((f"the item {key!r}", item) for key, item in list(value.items()))
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from ((f"the item {index}", item) for index, item in enumerate(list(value)))
+    elif isinstance(value, types.ModuleType):
+        names = [(name, item) for name, item in list(vars(value).items()) if name != "__builtins__"]
+        yield from ((f"the global {name!r}", item) for name, item in names)
+    else:
+        yield from _attributes(value)
+
+
+def _function_references(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    for name in _names(function.__code__):
+        if name in function.__globals__:
+            yield f"the global {name!r}", function.__globals__[name]
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield f"the variable {name!r} of the function around it", cell.cell_contents
+        except ValueError:
+            continue  # Not assigned yet.
+    parameters = list(inspect.signature(function, follow_wrapped=False).parameters.values())
+    for parameter in parameters:
+        if parameter.default is not parameter.empty:
+            yield f"the default of {parameter.name!r}", parameter.default
+    yield from ((f"the annotation of {name!r}", hint) for name, hint in function.__annotations__.items())
+    yield from ((f"its attribute {name!r}", item) for name, item in vars(function).items())
+
+
+def _names(code: types.CodeType) -> dict[str, None]:
+    """The globals a function and the functions inside it use, in order. Attribute names are among them."""
+    names = dict.fromkeys(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _names(constant)
+    return names
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, type):
+        yield from ((f"its base {base.__name__}", base) for base in value.__bases__)
+    yield from ((f"its attribute {name!r}", item) for name, item in list(getattr(value, "__dict__", {}).items()))
+    if not isinstance(value, type):
+        for cls in type(value).__mro__:
+            slots = cls.__dict__.get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if hasattr(value, name):
+                    yield f"its attribute {name!r}", getattr(value, name)
+        yield f"its class {type(value).__name__}", type(value)

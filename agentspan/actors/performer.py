@@ -1,0 +1,355 @@
+"""Does what the driver is told: model calls, tool calls, and the agent's own callables.
+
+Every method turns what happened, good or bad, into the record of it. User code may raise anything and run for any time;
+none of that reaches the driver. What a failed effect means (try again, tell the model, end) is settled here, because it
+needs the error itself; it is on record before it counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import inspect
+import logging
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from agentspan.actors.feed import Feed
+from agentspan.agents.agent import Agent, InstructionsContext, StopContext
+from agentspan.agents.spec import AgentSpec
+from agentspan.agents.tools import ToolContext, ToolDef
+from agentspan.engine import records as r
+from agentspan.engine.decide import CallModel, CallTool, CheckStop, LoadSession
+from agentspan.engine.plan import RequestedCall, plan_calls
+from agentspan.engine.prompt import conversation, response_format, tool_definitions
+from agentspan.engine.state import ExecutionState
+from agentspan.errors import (
+    CorruptRecordError,
+    ModelError,
+    ModelRetryableError,
+    TerminalToolError,
+    ToolArgumentsError,
+    UnknownExecutionError,
+)
+from agentspan.models.base import Model, ModelReply, ModelRequest
+from agentspan.persistence.loading import load_state
+from agentspan.persistence.store import Store
+
+log = logging.getLogger("agentspan.performer")
+
+ERROR_CHARS_MAX = 4000
+"""Longer error texts are cut before they are recorded."""
+MODEL_BACKOFF_S = 0.5
+MODEL_BACKOFF_MAX_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerformerSettings:
+    """Limits of what one incarnation does. Times in seconds."""
+
+    model_retries_max: int = 6
+
+
+class AgentPerformer:
+    """Performs the effects of a native agent."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        model: Callable[[str, str | None], Model],
+        store: Store,
+        feed: Feed | None = None,
+        executor: Executor | None = None,
+        settings: PerformerSettings | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`model` finds a model by name and base URL; `executor` runs blocking tools (None: the loop's default)."""
+        self.agent = agent
+        self.spec: AgentSpec = agent.spec()
+        self._model = model
+        self._store = store
+        self._feed = feed
+        self._executor = executor
+        self._settings = settings or PerformerSettings()
+        self._clock = clock
+        self._tools: dict[str, ToolDef] = {tool.name: tool for tool in agent.tool_defs}
+        self._offered = tool_definitions(self.spec)
+        self._format = response_format(self.spec)
+
+    # --- models
+
+    async def call_model(self, state: ExecutionState, effect: CallModel) -> r.AnyRecord:
+        """One attempt at the next turn."""
+        started = time.perf_counter()
+        frame = state.frames[effect.path]
+        try:
+            messages = conversation(state, frame, await self._instructions(state))
+            await self._tell("on_model_start", state, messages=messages, turn=effect.turn)
+            request = ModelRequest(
+                model=self.spec.model,
+                messages=messages,
+                tools=self._offered,
+                response_format=self._format,
+                temperature=self.spec.temperature,
+                max_tokens=self.spec.max_tokens,
+                idempotency_key=f"{state.execution_id}:{effect.path}:{effect.turn}",
+                attempt=effect.attempt,
+            )
+            feed = self._feed
+            on_token = feed.token if feed is not None and feed.wants_tokens else None
+            model = self._model(self.agent.model, self.spec.base_url)
+            reply = await model.complete(request, on_token=on_token)
+        except ModelRetryableError as problem:
+            return self._model_failed(effect, problem, retry_after_s=problem.facts.get("retry_after_s"))
+        except ModelError as problem:
+            return r.ModelFailed(
+                at=self._clock(), path=effect.path, attempt=effect.attempt, error=_text(problem), error_type=_type(problem)
+            )
+        except Exception as problem:  # The agent's own code (instructions) or a model written by the user.
+            log.exception("model.failed", extra={"execution_id": state.execution_id})
+            error = f"{_type(problem)}: {_text(problem)}"
+            return r.ModelFailed(
+                at=self._clock(), path=effect.path, attempt=effect.attempt, error=error, error_type=_type(problem)
+            )
+        record = self._answered(state, effect, reply, time.perf_counter() - started)
+        await self._tell(
+            "on_model_end",
+            state,
+            text=record.text,
+            tool_calls=[{"name": call.name, "arguments": call.arguments} for call in record.calls],
+            turn=effect.turn,
+        )
+        return record
+
+    def _model_failed(self, effect: CallModel, problem: ModelError, *, retry_after_s: float | None) -> r.ModelFailed:
+        now = self._clock()
+        retry_at = None
+        error = _text(problem)
+        if effect.attempt <= self._settings.model_retries_max:
+            backoff = min(MODEL_BACKOFF_MAX_S, MODEL_BACKOFF_S * 2.0 ** (effect.attempt - 1))
+            # Jitter keeps many executions that failed together from coming back together.
+            retry_at = now + max(retry_after_s or 0.0, backoff * random.uniform(0.5, 1.0))
+        else:
+            error = f"{error} (gave up after {effect.attempt} attempts)"
+        return r.ModelFailed(
+            at=now, path=effect.path, attempt=effect.attempt, error=error, error_type=_type(problem), retry_at=retry_at
+        )
+
+    def _answered(self, state: ExecutionState, effect: CallModel, reply: ModelReply, seconds: float) -> r.ModelAnswered:
+        requested = [RequestedCall(call_id=c.call_id, name=c.name, arguments=c.arguments) for c in reply.calls]
+        output: Any = None
+        output_error: str | None = None
+        if not requested and self.spec.output_schema is not None:
+            try:
+                output, _ = self.agent.parse_output(reply.text)
+            except ValueError as problem:
+                output_error = str(problem)
+        return r.ModelAnswered(
+            at=self._clock(),
+            path=effect.path,
+            attempt=effect.attempt,
+            text=reply.text,
+            thinking=reply.thinking,
+            calls=plan_calls(state.frames[effect.path], self.spec, requested, self._validate),
+            finish_reason=reply.finish_reason,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            total_tokens=reply.total_tokens,
+            served_by=reply.served_by,
+            output=output,
+            output_error=output_error,
+            seconds=round(seconds, 6),
+        )
+
+    def _validate(self, name: str, raw: str) -> dict[str, Any]:
+        return self._tools[name].plain_arguments(raw)
+
+    async def _instructions(self, state: ExecutionState) -> str:
+        instructions = self.agent.instructions
+        if isinstance(instructions, str):
+            return instructions
+        context = InstructionsContext(
+            execution_id=state.execution_id,
+            session_id=state.session_id,
+            agent_name=self.spec.name,
+            state=copy.deepcopy(state.shared),
+            dependencies=self.agent.dependencies,
+            metadata=state.metadata,
+        )
+        return str(await _maybe_await(self.agent.resolve_instructions(context)))
+
+    # --- tools
+
+    async def call_tool(self, state: ExecutionState, effect: CallTool) -> r.AnyRecord:
+        """One attempt of a tool call."""
+        call = state.call(effect.path, effect.call_id)
+        assert call is not None and call.arguments is not None, "the engine only names calls that can run"
+        tool = self._tools.get(call.name)
+        if tool is None:
+            problem = f"The tool {call.name!r} is no longer part of this agent."
+            return r.ToolFailed(at=self._clock(), path=effect.path, call_id=effect.call_id, name=call.name, error=problem)
+        arguments = call.arguments
+        context = self._context(state, effect, tool)
+        before = copy.deepcopy(context.state) if tool.wants_context else {}
+        told: dict[str, Any] = {"tool_name": tool.name, "call_id": effect.call_id, "attempt": effect.attempt}
+        await self._tell("on_tool_start", state, arguments=arguments, **told)
+        started = time.perf_counter()
+        record: r.ToolReturned | r.ToolFailed
+        try:
+            result = _plain(await self._run(tool, arguments, context), tool.name)
+            changes = _changes(before, context.state, tool)
+        except (Exception, SystemExit) as problem:
+            record = self._tool_failed(effect, tool, problem)
+        else:
+            record = r.ToolReturned(
+                at=self._clock(),
+                path=effect.path,
+                call_id=effect.call_id,
+                name=tool.name,
+                attempt=effect.attempt,
+                result=result,
+                seconds=round(time.perf_counter() - started, 6),
+                **changes,
+            )
+        outcome = record.result if isinstance(record, r.ToolReturned) else None
+        await self._tell("on_tool_end", state, result=outcome, error=getattr(record, "error", None), **told)
+        return record
+
+    async def _run(self, tool: ToolDef, arguments: dict[str, Any], context: ToolContext) -> Any:
+        kwargs = tool.call_arguments(arguments)
+        if tool.wants_context:
+            kwargs[tool.wants_context] = context
+        assert tool.func is not None
+        async with asyncio.timeout(tool.timeout_seconds or None):
+            if tool.is_async:
+                return await tool.func(**kwargs)
+            ambient = contextvars.copy_context()
+            call = lambda: ambient.run(tool.func, **kwargs)  # type: ignore[arg-type]  # noqa: E731
+            result = await asyncio.get_running_loop().run_in_executor(self._executor, call)
+            # A plain function may still hand back a coroutine (a lambda around an async client, say).
+            return await result if inspect.isawaitable(result) else result
+
+    def _context(self, state: ExecutionState, effect: CallTool, tool: ToolDef) -> ToolContext:
+        return ToolContext(
+            execution_id=state.execution_id,
+            session_id=state.session_id,
+            agent_name=self.spec.name,
+            metadata=state.metadata,
+            dependencies=self.agent.dependencies,
+            state=copy.deepcopy(state.shared) if tool.wants_context else {},
+            attempt=effect.attempt,
+            idempotency_key=f"{state.execution_id}:{effect.path}:{effect.call_id}",
+            call_id=effect.call_id,
+            tool_name=tool.name,
+        )
+
+    def _tool_failed(self, effect: CallTool, tool: ToolDef, problem: BaseException) -> r.ToolFailed:
+        now = self._clock()
+        if isinstance(problem, TimeoutError) and tool.timeout_seconds:
+            error = f"The tool {tool.name!r} did not finish within {tool.timeout_seconds:g} s."
+        elif isinstance(problem, (TerminalToolError, UnrecordableResultError, ToolArgumentsError)):
+            error = _text(problem)
+        else:
+            error = f"{_type(problem)}: {_text(problem)}"
+        # Bad arguments stay bad, and a result that cannot be recorded means that the tool has done its work already.
+        final = isinstance(problem, (TerminalToolError, UnrecordableResultError, ToolArgumentsError))
+        retries_left = effect.attempt <= tool.retry_count and not final
+        return r.ToolFailed(
+            at=now,
+            path=effect.path,
+            call_id=effect.call_id,
+            name=tool.name,
+            attempt=effect.attempt,
+            error=error,
+            error_type=_type(problem),
+            retry_at=now + tool.spec().delay_before(effect.attempt + 1) if retries_left else None,
+        )
+
+    # --- the agent's own callables
+
+    async def check_stop(self, state: ExecutionState, effect: CheckStop) -> r.AnyRecord:
+        """Ask the agent's `stop_when` after a turn."""
+        frame = state.frames[effect.path]
+        assert self.agent.stop_when is not None
+        context = StopContext(
+            result=frame.answer, iteration=frame.turn, messages=copy.deepcopy(frame.messages), state=copy.deepcopy(state.shared)
+        )
+        try:
+            stop = bool(await _maybe_await(self.agent.stop_when(context)))
+        except Exception as problem:
+            log.exception("stop_when.failed", extra={"execution_id": state.execution_id})
+            error = f"stop_when raised {_type(problem)}: {_text(problem)}"
+            return r.StopChecked(at=self._clock(), path=effect.path, turn=effect.turn, stop=True, error=error)
+        return r.StopChecked(at=self._clock(), path=effect.path, turn=effect.turn, stop=stop)
+
+    async def load_session(self, state: ExecutionState, effect: LoadSession) -> r.AnyRecord:
+        """Copy the conversation of the session's previous execution."""
+        try:
+            messages = load_state(await self._store.load(effect.execution_id)).root.messages
+        except (UnknownExecutionError, CorruptRecordError) as problem:
+            # The new prompt must not be lost because an old conversation was collected or damaged.
+            log.warning("session.lost", extra={"execution_id": state.execution_id, "problem": str(problem)})
+            messages = []
+        return r.SessionLoaded(at=self._clock(), messages=list(messages))
+
+    async def on_start(self, state: ExecutionState) -> None:
+        """Tell the callbacks that the agent starts."""
+        await self._tell("on_agent_start", state, prompt=state.prompt)
+
+    async def on_end(self, state: ExecutionState, record: r.Finished) -> None:
+        """Tell the callbacks that the agent is about to end."""
+        await self._tell("on_agent_end", state, output=record.output, status=record.status)
+
+    async def _tell(self, hook: str, state: ExecutionState, **facts: Any) -> None:
+        for handler in self.agent.callbacks:
+            try:
+                await _maybe_await(
+                    getattr(handler, hook)(execution_id=state.execution_id, agent_name=self.spec.name, **facts)
+                )
+            except Exception:
+                # An observer must not change what it observes; its failure is logged with its traceback.
+                log.exception("callback.failed", extra={"execution_id": state.execution_id, "hook": hook})
+
+
+class UnrecordableResultError(TypeError):
+    """A tool returned something that is not data."""
+
+
+def _plain(result: Any, tool: str) -> Any:
+    if result is None or type(result) in (str, int, bool):
+        return result
+    try:
+        return to_jsonable_python(result, inf_nan_mode="constants")
+    except (PydanticSerializationError, ValueError, RecursionError) as problem:
+        raise UnrecordableResultError(
+            f"The tool {tool!r} ran, but what it returned ({_type(result)}) cannot be recorded: {_text(problem)}. "
+            "Return JSON data, a dataclass or a pydantic model."
+        ) from None
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any], tool: ToolDef) -> dict[str, Any]:
+    if not tool.wants_context or before == after:
+        return {}
+    changed = {key: _plain(value, tool.name) for key, value in after.items() if key not in before or before[key] != value}
+    return {"state_set": changed, "state_del": tuple(key for key in before if key not in after)}
+
+
+async def _maybe_await(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+def _type(value: object) -> str:
+    return type(value).__name__
+
+
+def _text(problem: BaseException) -> str:
+    text = str(problem) or repr(problem)
+    return text if len(text) <= ERROR_CHARS_MAX else f"{text[:ERROR_CHARS_MAX]}… ({len(text)} characters)"

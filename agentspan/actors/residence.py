@@ -1,0 +1,179 @@
+"""Where incarnations live: the plain inside of an execution actor.
+
+A residence opens the store once, keeps models and loaded agents warm, and runs drivers. The dedicated actor runs one
+execution in it; nothing here is limited to one. Two kinds of callers: `run` and `attach` on the residence's own loop, the
+control verbs (`poke`, `poll`, `let_go`) from any thread, so that they answer whatever a tool does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentspan.actors.driver import Driver
+from agentspan.actors.feed import Feed
+from agentspan.actors.performer import AgentPerformer, PerformerSettings
+from agentspan.errors import DeploymentError, StaleEpochError
+from agentspan.models.registry import ModelRegistry
+from agentspan.persistence.opening import open_store
+from agentspan.persistence.store import DeploymentRow, Store
+
+if TYPE_CHECKING:
+    from agentspan.agents.agent import Agent
+
+log = logging.getLogger("agentspan.residence")
+
+Unpack = Callable[[DeploymentRow, bytes], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    """What an actor needs to know of the settings; plain data, handed over at its creation. Times in seconds."""
+
+    store_url: str
+    key_path: str
+    hibernate_after_s: float = 5.0
+    model_retries_max: int = 6
+    model_timeout_s: float = 600.0
+    parallel_tools_max: int = 64
+
+
+@dataclass(slots=True)
+class _Tenant:
+    """One execution at home here."""
+
+    driver: Driver
+    feed: Feed
+    done: asyncio.Future[dict[str, Any]]
+
+
+class Residence:
+    """Runs executions in this process."""
+
+    def __init__(self, config: HostConfig, *, unpack: Unpack, actor_name: str, node: str) -> None:
+        self._config = config
+        self._unpack = unpack
+        self._host = {"actor": actor_name, "pid": os.getpid(), "node": node, "hostname": socket.gethostname()}
+        self._executor = ThreadPoolExecutor(config.parallel_tools_max, thread_name_prefix="tool")
+        self._models = ModelRegistry(timeout_s=config.model_timeout_s)
+        self._agents: dict[str, Agent] = {}
+        self._tenants: dict[str, _Tenant] = {}
+        self._store: Store | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._key = b""
+
+    @property
+    def host(self) -> dict[str, Any]:
+        """Actor name, pid, node and host name, for the execution's row."""
+        return self._host
+
+    async def warm(self, deployments: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Do ahead of time what a start would wait for: imports, the store, TLS, and the agents most likely to be run."""
+        await self._open()
+        await self._models.warm()
+        for deployment_id in deployments:
+            try:
+                await self._agent(deployment_id)
+            except DeploymentError:
+                log.exception("warm.failed", extra={"deployment_id": deployment_id})
+        return self._host
+
+    async def run(self, execution_id: str, epoch: int, crashed: bool, *, tokens: bool = False) -> dict[str, Any]:
+        """Run one incarnation to its end. Returns `Outcome` as a dict, or `{"ended": "stale"}` when it lost its epoch."""
+        store = await self._open()
+        self._loop = asyncio.get_running_loop()
+        feed = Feed(execution_id)
+        feed.wants_tokens = tokens
+        row = await store.row(execution_id)
+        if row.host.get("pid") != self._host["pid"]:
+            await store.set_host(execution_id, epoch=epoch, host=self._host)
+        agent = await self._agent(row.deployment_id)
+        performer = AgentPerformer(
+            agent,
+            model=self._models.get,
+            store=store,
+            feed=feed,
+            executor=self._executor,
+            settings=PerformerSettings(model_retries_max=self._config.model_retries_max),
+        )
+        driver = Driver(
+            execution_id=execution_id,
+            epoch=epoch,
+            crashed=crashed,
+            store=store,
+            performer=performer,
+            feed=feed,
+            hibernate_after_s=self._config.hibernate_after_s,
+        )
+        done: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        tenant = self._tenants[execution_id] = _Tenant(driver, feed, done)
+        outcome: dict[str, Any] = {"ended": "stale", "status": "", "wake_at": None}
+        try:
+            outcome = asdict(await driver.run())
+        except StaleEpochError as stale:
+            log.warning("epoch.stale", extra={"execution_id": execution_id, "offered": epoch, "held": stale.held})
+        except BaseException as problem:
+            done.set_exception(problem)
+            done.exception()  # Taken note of: without an `attach` nobody else would.
+            raise
+        finally:
+            if self._tenants.get(execution_id) is tenant:  # A newer incarnation may have moved in.
+                del self._tenants[execution_id]
+            if not done.done():
+                done.set_result(outcome)
+        return outcome
+
+    async def attach(self, execution_id: str) -> dict[str, Any]:
+        """Wait for a run that somebody else started. `{"ended": "idle"}` when there is none: it never began or is over."""
+        tenant = self._tenants.get(execution_id)
+        if tenant is None:
+            return {"ended": "idle", "status": "", "wake_at": None}
+        return await asyncio.shield(tenant.done)
+
+    def poke(self, execution_id: str) -> None:
+        """Tell the driver that its inbox has something. From any thread; forgotten when nobody lives here."""
+        tenant, loop = self._tenants.get(execution_id), self._loop
+        if tenant is not None and loop is not None:
+            loop.call_soon_threadsafe(tenant.driver.poke)
+
+    def let_go(self, execution_id: str) -> None:
+        """Ask the driver to leave at the next step border. From any thread."""
+        tenant, loop = self._tenants.get(execution_id), self._loop
+        if tenant is not None and loop is not None:
+            loop.call_soon_threadsafe(tenant.driver.let_go)
+
+    async def poll(
+        self, execution_id: str, after: int, after_token: int, timeout_s: float, tokens: bool
+    ) -> dict[str, Any] | None:
+        """Events after number `after`, waiting for the first; None when they have to be read from the store."""
+        tenant = self._tenants.get(execution_id)
+        if tenant is None:
+            return None
+        if tokens:
+            tenant.feed.wants_tokens = True
+        return await tenant.feed.wait(after, after_token if tokens else 2**62, timeout_s)
+
+    async def _open(self) -> Store:
+        if self._store is None:
+            self._store = await open_store(self._config.store_url)
+            self._key = Path(self._config.key_path).read_bytes()
+        return self._store
+
+    async def _agent(self, deployment_id: str) -> Agent:
+        agent = self._agents.get(deployment_id)
+        if agent is None:
+            assert self._store is not None
+            row = await self._store.deployment(deployment_id)
+            if row is None:
+                raise DeploymentError(message=f"Deployment {deployment_id!r} is not in the store; deploy the agent again.")
+            agent = self._agents[deployment_id] = self._unpack(row, self._key)
+        return agent
+
+

@@ -1,0 +1,187 @@
+"""The supervisor actor and the Ray side of the fleet. Detached, restarted by Ray, holds nothing that is not in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from agentspan.actors.desk import Desk
+from agentspan.actors.execution import ExecutionActor
+from agentspan.actors.fleet import ActorGone
+from agentspan.actors.residence import HostConfig
+from agentspan.actors.supervision import Supervision, SupervisionSettings
+from agentspan.config import NAMESPACE
+from agentspan.persistence.opening import open_store
+
+log = logging.getLogger("agentspan.supervisor")
+
+SUPERVISOR = "agentspan-supervisor"
+EXECUTION_PREFIX = "ex-"
+CREATE_TIMEOUT_S = 60.0
+CONTROL_TIMEOUT_S = 10.0
+UNAVAILABLE_PAUSE_S = 0.05
+NAME_TRIES = 40
+T = TypeVar("T")
+
+
+def mint_execution_id() -> str:
+    """A new execution ID: 80 random bits, so that a few characters are enough to tell executions apart."""
+    return EXECUTION_PREFIX + secrets.token_hex(10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorConfig:
+    """Everything the supervisor is told; plain data, kept by Ray for its restarts."""
+
+    host: HostConfig
+    settings: SupervisionSettings
+
+
+class RayActor:
+    """`ActorHandle` over a Ray handle."""
+
+    def __init__(self, handle: Any, name: str) -> None:
+        self._handle = handle
+        self.name = name
+
+    async def warm(self, deployments: tuple[str, ...]) -> dict[str, Any]:
+        return await _settle(self._handle.warm.remote(deployments), CREATE_TIMEOUT_S)
+
+    async def run(self, execution_id: str, epoch: int, crashed: bool, tokens: bool) -> dict[str, Any]:
+        try:
+            return await _settle(self._handle.run.remote(execution_id, epoch, crashed, tokens))
+        except ActorUnavailableError:
+            return await self.attach(execution_id)
+
+    async def attach(self, execution_id: str) -> dict[str, Any]:
+        while True:
+            try:
+                return await _settle(self._handle.attach.remote(execution_id))
+            except ActorUnavailableError:
+                # Unknown, not dead: its run may go on. Ask again until it answers or is known to be dead.
+                await asyncio.sleep(UNAVAILABLE_PAUSE_S)
+
+    async def ping(self, timeout_s: float) -> dict[str, Any]:
+        try:
+            return await _settle(self._handle.ping.remote(), timeout_s)
+        except ActorUnavailableError as problem:
+            raise TimeoutError(str(problem)) from problem
+
+    async def poke(self, execution_id: str) -> None:
+        try:
+            await _settle(self._handle.poke.remote(execution_id), CONTROL_TIMEOUT_S)
+        except (ActorUnavailableError, TimeoutError):
+            pass  # The scan pokes again while the inbox has something.
+
+    async def poll(
+        self, execution_id: str, after: int, after_token: int, timeout_s: float, tokens: bool
+    ) -> dict[str, Any] | None:
+        ref = self._handle.poll.remote(execution_id, after, after_token, timeout_s, tokens)
+        try:
+            return await _settle(ref, timeout_s + CONTROL_TIMEOUT_S)
+        except (ActorUnavailableError, TimeoutError):
+            return None
+
+    def kill(self) -> None:
+        try:
+            ray.kill(self._handle)
+        except (ValueError, RayActorError):
+            pass  # It is gone.
+
+
+async def _settle(ref: Awaitable[T], timeout_s: float | None = None) -> T:
+    """Await a Ray call, with what it raises sorted: `ActorGone` for certain death, the actor's own errors as themselves."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await ref
+    except ActorUnavailableError:
+        raise
+    except (ActorDiedError, ActorUnschedulableError, OutOfMemoryError, NodeDiedError, WorkerCrashedError) as problem:
+        raise ActorGone(str(problem)[:500]) from problem
+    except RayTaskError as problem:
+        cause = problem.cause
+        raise cause if isinstance(cause, Exception) else RuntimeError(str(problem)[:2000]) from problem
+    except RayActorError as problem:
+        raise ActorGone(str(problem)[:500]) from problem
+
+
+class RayFleet:
+    """`Fleet` over Ray: detached actors in our namespace."""
+
+    def __init__(self, config: HostConfig) -> None:
+        self._config = config
+
+    async def create(self, name: str) -> RayActor:
+        for _ in range(NAME_TRIES):
+            try:
+                handle = ExecutionActor.options(  # type: ignore[attr-defined]
+                    name=name, namespace=NAMESPACE, lifetime="detached"
+                ).remote(name, self._config)
+            except ValueError:
+                # The name is taken by an incarnation that is dying or has to: its epoch is stale already.
+                holder = await self.find(name)
+                if holder is not None:
+                    holder.kill()
+                await asyncio.sleep(UNAVAILABLE_PAUSE_S)
+                continue
+            actor = RayActor(handle, name)
+            try:
+                await actor.ping(CREATE_TIMEOUT_S)
+            except TimeoutError as problem:
+                actor.kill()
+                raise ActorGone(f"it did not start within {CREATE_TIMEOUT_S:g} s") from problem
+            return actor
+        raise ActorGone(f"the name {name!r} stays taken")
+
+    async def find(self, name: str) -> RayActor | None:
+        try:
+            return RayActor(ray.get_actor(name, namespace=NAMESPACE), name)
+        except ValueError:
+            return None
+
+    async def names(self) -> list[str]:
+        named = ray.util.list_named_actors(all_namespaces=True)
+        return [
+            entry["name"]
+            for entry in named
+            if entry["namespace"] == NAMESPACE and entry["name"].startswith(EXECUTION_PREFIX)
+        ]
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=10_000)
+class SupervisorActor:
+    """One per store. Every call goes through `call`, as data; see `Desk` for the verbs."""
+
+    def __init__(self, config: SupervisorConfig) -> None:
+        self._config = config
+        self._desk: asyncio.Task[Desk] = asyncio.get_event_loop().create_task(self._open())
+
+    async def _open(self) -> Desk:
+        config = self._config
+        store = await open_store(config.host.store_url)
+        supervision = Supervision(
+            store, RayFleet(config.host), settings=config.settings, mint=mint_execution_id
+        )
+        await supervision.start()
+        key = Path(config.host.key_path).read_bytes()
+        return Desk(store, supervision, key=key, where=config.host.store_url)
+
+    async def call(self, verb: str, args: dict[str, Any]) -> dict[str, Any]:
+        return await (await asyncio.shield(self._desk)).call(verb, args)

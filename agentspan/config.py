@@ -1,0 +1,81 @@
+"""Settings, built once at the edge and handed inward as a value.
+
+Every field can be set by an environment variable `AGENTSPAN_<FIELD>`; nothing reads the environment at import.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from agentspan.errors import ConfigurationError
+
+NAMESPACE = "agentspan"
+"""The Ray namespace of every AgentSpan actor."""
+
+
+class Settings(BaseSettings):
+    """How AgentSpan runs here. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="AGENTSPAN_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".agentspan")
+    """Where the store, the server's key and its descriptor live."""
+    store: str | None = None
+    """Store URL; None is `sqlite:///<home>/agentspan.db`."""
+    address: str | None = None
+    """A Ray address or `ray://host:port` to join; None joins the server recorded in `home`, or starts an embedded one."""
+    hibernate_after_s: float = Field(default=5.0, ge=0)
+    """How long a waiting execution keeps its process."""
+    standby: int = Field(default=2, ge=0, le=64)
+    """Actors kept running ahead of need. Each costs about 90 MB and 0.4 % of a core."""
+    recoveries_max: int = Field(default=5, ge=0)
+    """Crashes in a row without progress before an execution is given up with an error."""
+    recovery_backoff_s: float = Field(default=0.5, ge=0)
+    """Wait before the second recovery in a row; doubles each time, at most 30 s. The first is at once."""
+    scan_interval_s: float = Field(default=2.0, gt=0)
+    """How often the supervisor compares the store with the living actors."""
+    ping_timeout_s: float = Field(default=15.0, gt=0)
+    """How long an actor may leave a ping unanswered before it counts as hung and is replaced."""
+    model_retries_max: int = Field(default=6, ge=0)
+    """Retries of a failing model call, as attempts of the same step."""
+    model_timeout_s: float = Field(default=600.0, gt=0)
+    """The longest a model may take to answer."""
+    call_timeout_s: float = Field(default=60.0, gt=0)
+    """Deadline of every remote call a client makes, beside the time it asked to wait."""
+    parallel_tools_max: int = Field(default=64, ge=1)
+    """Threads for blocking tools in one actor."""
+
+    @classmethod
+    def from_env(cls, **given: Any) -> Settings:
+        """Read the environment, with `given` on top.
+
+        Raises:
+            ConfigurationError: Names every setting that cannot be used.
+        """
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})
+        except ValidationError as problem:
+            faults = "; ".join(
+                f"{'AGENTSPAN_' + str(fault['loc'][0]).upper() if fault['loc'] else 'settings'}: {fault['msg']}"
+                for fault in problem.errors()
+            )
+            raise ConfigurationError(problem=f"Unusable settings: {faults}") from None
+
+    @property
+    def store_url(self) -> str:
+        """The store's URL, with the default filled in."""
+        return self.store or f"sqlite:///{self.home.expanduser().absolute() / 'agentspan.db'}"
+
+    @property
+    def descriptor_path(self) -> Path:
+        """The file that says where the server of this home is."""
+        return self.home.expanduser() / "server.json"
+
+    @property
+    def key_path(self) -> Path:
+        """The key that signs stored code."""
+        return self.home.expanduser() / "server.key"

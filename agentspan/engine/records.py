@@ -1,0 +1,297 @@
+"""The entries of a journal. Each says that something happened; none says what to do about it.
+
+A record is written before the state advances, in one transaction with everything that follows from it. Stored form: a
+plain dict under a short kind name, default-valued fields left out. Fields are only ever added, with a default, so that
+old journals stay readable; a new meaning gets a new kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Literal, get_args
+
+Ask = Literal["approval", "question", "message", "crash"]
+"""Why a call waits: a person approves it; a person answers it; a message answers it; its outcome is unknown."""
+
+Verdict = Literal["approve", "reject", "respond"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCall:
+    """A tool call as the model's answer asked for it, checked before anything ran."""
+
+    call_id: str
+    name: str
+    raw: str
+    """The argument text exactly as the model wrote it; it goes back into the conversation unchanged."""
+    arguments: dict[str, Any] | None = None
+    arguments_hash: str = ""
+    """What an approval is bound to (P6)."""
+    ask: Ask | None = None
+    question: str = ""
+    response_schema: dict[str, Any] | None = None
+    parameters: dict[str, Any] | None = None
+    """JSON schema of the arguments, for calls a person may edit."""
+    error: str | None = None
+    """Why the call is not run at all; the model hears it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterruptedCall:
+    """A call that was in flight when its process died, and what was made of it (P3)."""
+
+    path: str
+    call_id: str
+    name: str
+    attempt: int
+    """The attempt that was lost."""
+    action: Literal["retry", "ask", "fail"]
+    arguments: dict[str, Any] | None = None
+    arguments_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """The base of all records. `at` is the wall clock in UTC seconds when it was made."""
+
+    KIND: ClassVar[str]
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Record):
+    """The execution was accepted. Always seq 0, written with the execution's row."""
+
+    KIND: ClassVar[str] = "started"
+    agent: str
+    prompt: Any
+    """Text, or a list of chat messages."""
+    session_id: str = ""
+    session_from: str | None = None
+    """The execution whose conversation this one continues."""
+    timeout_s: float | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionLoaded(Record):
+    """The conversation of the session's previous execution, copied so that this one stands alone."""
+
+    KIND: ClassVar[str] = "session"
+    messages: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered(Record):
+    """A new incarnation took over from one that died."""
+
+    KIND: ClassVar[str] = "recovered"
+    epoch: int
+    calls: tuple[InterruptedCall, ...] = ()
+    models: tuple[str, ...] = ()
+    """Paths of the frames whose model call was in flight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelAnswered(Record):
+    """A model call returned. With it, the intent to run each of its tool calls is on record."""
+
+    KIND: ClassVar[str] = "model"
+    path: str = ""
+    attempt: int = 1
+    text: str = ""
+    thinking: str = ""
+    calls: tuple[PlannedCall, ...] = ()
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    served_by: str = ""
+    output: Any = None
+    """Structured output, when the agent has an output type and the text fits it."""
+    output_error: str | None = None
+    """Why the text does not fit the output type; the model is asked again with this."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFailed(Record):
+    """A model call failed. With `retry_at` it will be tried again; without, the execution fails."""
+
+    KIND: ClassVar[str] = "model_failed"
+    path: str = ""
+    attempt: int = 1
+    error: str
+    error_type: str = ""
+    retry_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolReturned(Record):
+    """A tool call returned."""
+
+    KIND: ClassVar[str] = "tool"
+    path: str = ""
+    call_id: str
+    name: str
+    attempt: int = 1
+    result: Any = None
+    state_set: dict[str, Any] = field(default_factory=dict)
+    state_del: tuple[str, ...] = ()
+    """What the tool changed in `ToolContext.state`, by top-level key."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolFailed(Record):
+    """A tool call raised or ran out of time. With `retry_at` it will be tried again; without, the model hears it."""
+
+    KIND: ClassVar[str] = "tool_failed"
+    path: str = ""
+    call_id: str
+    name: str
+    attempt: int = 1
+    error: str
+    error_type: str = ""
+    retry_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided(Record):
+    """A person's decision on one call took effect."""
+
+    KIND: ClassVar[str] = "decided"
+    signal_id: str
+    path: str = ""
+    call_id: str
+    name: str
+    verdict: Verdict
+    arguments: dict[str, Any] | None = None
+    """Edited arguments, validated; None runs what was shown."""
+    reason: str = ""
+    value: Any = None
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageReceived(Record):
+    """A message for the execution's queue."""
+
+    KIND: ClassVar[str] = "message"
+    signal_id: str
+    message: Any
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessagesDelivered(Record):
+    """A waiting call took messages from the queue; they are its result."""
+
+    KIND: ClassVar[str] = "delivered"
+    path: str = ""
+    call_id: str
+    name: str
+    messages: list[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controlled(Record):
+    """An operator's signal: hold, go on, end soon, end now, or a note for every model call from now on."""
+
+    KIND: ClassVar[str] = "control"
+    signal_id: str
+    command: Literal["pause", "resume", "stop", "cancel", "guide"]
+    text: str = ""
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopChecked(Record):
+    """The agent's `stop_when` was asked after a turn."""
+
+    KIND: ClassVar[str] = "stop_checked"
+    path: str = ""
+    turn: int
+    stop: bool
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Record):
+    """The execution ended. Always the last record."""
+
+    KIND: ClassVar[str] = "finished"
+    status: str
+    finish_reason: str
+    output: Any = None
+    error: str | None = None
+
+
+AnyRecord = (
+    Started
+    | SessionLoaded
+    | Recovered
+    | ModelAnswered
+    | ModelFailed
+    | ToolReturned
+    | ToolFailed
+    | Decided
+    | MessageReceived
+    | MessagesDelivered
+    | Controlled
+    | StopChecked
+    | Finished
+)
+
+KINDS: dict[str, type[Record]] = {cls.KIND: cls for cls in get_args(AnyRecord)}
+
+_NESTED: dict[tuple[str, str], type] = {("model", "calls"): PlannedCall, ("recovered", "calls"): InterruptedCall}
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    return {
+        f.name: f.default if f.default is not MISSING else (f.default_factory() if f.default_factory is not MISSING else MISSING)
+        for f in fields(cls)
+    }
+
+
+_FIELDS: dict[type, tuple[tuple[str, Any], ...]] = {
+    cls: tuple(_defaults(cls).items()) for cls in (*KINDS.values(), PlannedCall, InterruptedCall)
+}
+
+
+def to_plain(record: Any) -> dict[str, Any]:
+    """The stored form of a record: its fields that differ from their defaults, nested records too."""
+    plain: dict[str, Any] = {}
+    for name, default in _FIELDS[type(record)]:
+        value = getattr(record, name)
+        if default is not MISSING and value == default and type(value) is type(default):
+            continue
+        if isinstance(value, tuple):
+            value = [to_plain(item) if type(item) in _FIELDS else item for item in value]
+        plain[name] = value
+    return plain
+
+
+def from_plain(kind: str, plain: dict[str, Any]) -> AnyRecord:
+    """Build a record from its stored form.
+
+    Raises:
+        ValueError: The kind or a field is unknown, or one is missing: written by a newer version, or damaged.
+    """
+    cls = KINDS.get(kind)
+    if cls is None:
+        raise ValueError(f"unknown record kind {kind!r}")
+    values = dict(plain)
+    for name, value in values.items():
+        if isinstance(value, list) and (kind, name) in _NESTED:
+            values[name] = tuple(_NESTED[kind, name](**item) for item in value)
+        elif isinstance(value, list) and (kind, name) in _TUPLES:
+            values[name] = tuple(value)
+    try:
+        return cls(**values)  # type: ignore[return-value]
+    except TypeError as problem:
+        raise ValueError(f"record of kind {kind!r}: {problem}") from None
+
+
+_TUPLES = {("recovered", "models"), ("tool", "state_del")}

@@ -1,0 +1,170 @@
+"""Opening a SQLite file: is it ours, is it of this version, and bringing it up to date.
+
+A file is looked at before anything in it is changed. Migrations are numbered, only go forward, and each is one
+transaction that checks the version again once it holds the write lock, so any number of processes may open the same
+new file at once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from agentspan.errors import ConfigurationError, StoreUnavailableError, StoreVersionError
+
+SCHEMA_VERSION = 1
+"""The last migration. 1: first release."""
+APPLICATION_ID = 0x41675370
+"""Marks a file as an AgentSpan store ("AgSp")."""
+PAGE_BYTES = 1024
+"""Small, because a commit writes whole pages: at the usual 4096 a step of 2 kB writes 12 kB, at 1024 it writes 5."""
+CHECKPOINT_PAGES = 4096
+"""Pages in the write-ahead log at which a commit moves them into the file: 4 MB."""
+JOURNAL_BYTES_MAX = 16 * 1024 * 1024
+"""What is kept of the log's file after a burst."""
+READ_TIMEOUT_S = 10.0
+"""How long a read waits for the file to be usable (another process recovers or closes it)."""
+
+T = TypeVar("T")
+
+
+def open_writer(path: Path, deadline_s: float) -> sqlite3.Connection:
+    """Open the file for writing; make it, or migrate it, if need be.
+
+    Raises:
+        ConfigurationError: Something else lives at `path`.
+        StoreVersionError: A newer AgentSpan wrote it. Nothing was changed.
+        StoreUnavailableError: It cannot be opened now.
+    """
+    return _opened(path, lambda: _prepare(path, deadline_s))
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open a second connection that never writes, so that readers do not wait for the writer. The file is migrated."""
+
+    def opening() -> sqlite3.Connection:
+        db = _connect(path)
+        db.execute(f"PRAGMA busy_timeout = {int(READ_TIMEOUT_S * 1000)}")
+        db.execute("PRAGMA query_only = 1")
+        return db
+
+    return _opened(path, opening)
+
+
+def _opened(path: Path, opening: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
+    try:
+        return opening()
+    except sqlite3.DatabaseError as problem:
+        # SQLite says so on the first read of a file that is something else, or is damaged in its first page.
+        if "not a database" in str(problem) or "malformed" in str(problem):
+            raise ConfigurationError(
+                problem=f"{path} is not an AgentSpan store: {problem}. Nothing was changed; give another path."
+            ) from problem
+        raise StoreUnavailableError(where=str(path), problem=str(problem)) from problem
+    except OSError as problem:
+        raise StoreUnavailableError(where=str(path), problem=str(problem)) from problem
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # isolation_level None: transactions begin and end where the code says so.
+    return sqlite3.connect(path, timeout=0, isolation_level=None)
+
+
+def _prepare(path: Path, deadline_s: float) -> sqlite3.Connection:
+    if path.is_dir():
+        raise ConfigurationError(problem=f"{path} is a directory; the store needs the path of a file.")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Prompts and results are in it, so it is made for its owner's eyes only; SQLite gives its side files the same mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+    db = _connect(path)
+    try:
+        until = time.monotonic() + deadline_s
+        patiently(lambda: _check_origin(db, path), until)
+        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchall(), until)
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}")
+        while patiently(lambda: _schema_version(db), until) < SCHEMA_VERSION:
+            patiently(lambda: _migrate_once(db, path), until)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _schema_version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _check_origin(db: sqlite3.Connection, path: Path) -> None:
+    version = _schema_version(db)
+    origin = int(db.execute("PRAGMA application_id").fetchone()[0])
+    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if tables and origin != APPLICATION_ID:
+        raise ConfigurationError(
+            problem=f"{path} is the SQLite database of another program. Nothing was changed; give another path."
+        )
+    if version > SCHEMA_VERSION:
+        raise StoreVersionError(where=str(path), found=version, known=SCHEMA_VERSION)
+
+
+def _migrate_once(db: sqlite3.Connection, path: Path) -> None:
+    """Apply the next migration, unless another process has."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        _check_origin(db, path)
+        version = _schema_version(db)
+        if version < SCHEMA_VERSION:
+            for statement in statements(migration(version + 1)):
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {version + 1}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def migration(number: int) -> str:
+    """The text of a migration."""
+    from importlib import resources  # Only a new or old file needs it; an actor's start does not.
+
+    folder = resources.files("agentspan.persistence") / "migrations" / "sqlite"
+    (file,) = [entry for entry in folder.iterdir() if entry.name.startswith(f"{number:04}_")]
+    return file.read_text(encoding="utf-8")
+
+
+def statements(script: str) -> Iterator[str]:
+    """The statements of a script. `executescript` would commit the transaction they have to be part of."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if any(line and not line.startswith("--") for line in map(str.strip, statement.splitlines())):
+        raise ValueError(f"a migration ends inside a statement: {statement[:100]!r}")
+
+
+def patiently(call: Callable[[], T], until: float) -> T:
+    """Repeat what finds the file locked by another process, until an instant of the monotonic clock.
+
+    SQLite's own busy handler waits up to 100 ms between two tries, whatever the others do. With many writers whose
+    transactions take a fraction of a millisecond, short random waits are fairer and far quicker.
+    """
+    tries = 0
+    while True:
+        try:
+            return call()
+        except sqlite3.OperationalError as problem:
+            if "locked" not in str(problem) or time.monotonic() >= until:
+                raise
+        tries += 1
+        time.sleep(random.uniform(0.0002, min(0.0005 * tries, 0.01)))

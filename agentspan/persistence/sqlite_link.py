@@ -1,0 +1,195 @@
+"""Two threads between an event loop and a SQLite file: one that writes, one that reads.
+
+Group commit: every write is a function that gets the connection inside a transaction. What is queued while the writer's
+thread is busy becomes one transaction, each function inside a savepoint of its own, so that one that is refused (a stale
+epoch) fails alone. A lone write crosses to the thread once and back once, and pays for no savepoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiosqlite
+
+from agentspan.errors import StoreUnavailableError
+from agentspan.persistence.sqlite_file import open_reader, open_writer, patiently
+
+GROUP_MAX = 256
+"""Writes in one transaction."""
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+_Queued = tuple["asyncio.Future[Any]", Work[Any]]
+_Outcome = tuple["asyncio.Future[Any]", Any, "BaseException | None"]
+
+
+class _Connection(aiosqlite.Connection):
+    """aiosqlite's connection and thread, for whole functions instead of single statements."""
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connector, iter_chunk_size=64)
+        # A store that nobody closed must not keep its process alive; what was acknowledged is on disk.
+        self._thread.daemon = True
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Run a function on the thread. It hands over its results itself."""
+        self._tx.put_nowait((None, call))
+
+    async def ask(self, work: Work[T]) -> T:
+        """Run a function on the thread and wait for its result."""
+        result: T = await self._execute(work, self._conn)
+        return result
+
+
+class SqliteLink:
+    """The connections of one store object. Belongs to the loop it was opened on."""
+
+    def __init__(self, path: Path, deadline_s: float) -> None:
+        self.path = path
+        self.groups = 0
+        """Transactions begun; with group commit fewer than writes."""
+        self._deadline_s = deadline_s
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Queued] = deque()
+        self._writer = _Connection(lambda: open_writer(path, deadline_s))
+        self._reader = _Connection(lambda: open_reader(path))
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Connect. Raises as `open_writer` does."""
+        await self._writer
+        try:
+            await self._reader
+        except BaseException:
+            await self._writer.close()
+            raise
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Finish what is queued, then disconnect. Idempotent."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        await self._reader.close()
+        await self._writer.close()  # The last one to leave moves the log into the file.
+
+    async def write(self, work: Work[T]) -> T:
+        """Run `work` in a transaction that others may share; return once it is on disk.
+
+        Raises:
+            StoreUnavailableError: The outcome is unknown, or the file stayed locked.
+            Exception: What `work` raised; nothing of it was written.
+        """
+        self._check_usable()
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.append((future, work))
+        # One post for every write: the first to run takes all that is queued, the others find nothing and return.
+        self._writer.post(self._drain)
+        return await future
+
+    async def read(self, work: Work[T]) -> T:
+        """Run `work` in a read transaction: it sees one state of the file, whatever is written meanwhile."""
+        self._check_usable()
+        try:
+            return await self._reader.ask(lambda db: _reading(db, work))
+        except sqlite3.Error as problem:
+            raise self._unavailable(problem) from problem
+
+    async def off_loop(self, call: Callable[[], T]) -> T:
+        """Run something slow on the reader's thread."""
+        self._check_usable()
+        return await self._reader.ask(lambda _: call())
+
+    def _check_usable(self) -> None:
+        if not self._is_open:
+            raise StoreUnavailableError(where=str(self.path), problem="this store object is closed")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("A SqliteStore belongs to the event loop it was opened on; open another one here.")
+
+    def _unavailable(self, problem: BaseException) -> StoreUnavailableError:
+        failure = StoreUnavailableError(where=str(self.path), problem=str(problem))
+        failure.__cause__ = problem
+        return failure
+
+    # --- on the writer's thread
+
+    def _drain(self) -> None:
+        group: list[_Queued] = []
+        while self._queue and len(group) < GROUP_MAX:
+            group.append(self._queue.popleft())
+        if group:
+            outcomes = self._transact(group)
+            with contextlib.suppress(RuntimeError):  # The loop was closed: nobody waits for the answer.
+                self._loop.call_soon_threadsafe(_settle, outcomes)
+
+    def _transact(self, group: list[_Queued]) -> list[_Outcome]:
+        db = self._writer._conn
+        outcomes: list[_Outcome] = []
+        try:
+            patiently(lambda: db.execute("BEGIN IMMEDIATE"), time.monotonic() + self._deadline_s)
+            self.groups += 1
+            run = self._alone if len(group) == 1 else self._apart
+            for future, work in group:
+                outcomes.append((future, *run(db, work)))
+            if db.in_transaction:
+                db.execute("COMMIT")
+        except BaseException as problem:  # Handed to every caller; this thread must go on.
+            with contextlib.suppress(sqlite3.Error):
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            failure = self._unavailable(problem)
+            # Who was refused before the transaction was lost stays refused; the others do not know.
+            refused = [outcome for outcome in outcomes if outcome[2] is not None]
+            known = {id(future) for future, _, _ in refused}
+            return refused + [(future, None, failure) for future, _ in group if id(future) not in known]
+        return outcomes
+
+    def _alone(self, db: sqlite3.Connection, work: Work[Any]) -> tuple[Any, BaseException | None]:
+        try:
+            return work(db), None
+        except BaseException as problem:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            return None, self._named(problem)
+
+    def _apart(self, db: sqlite3.Connection, work: Work[Any]) -> tuple[Any, BaseException | None]:
+        db.execute("SAVEPOINT one")
+        try:
+            result = work(db)
+        except BaseException as problem:
+            if not db.in_transaction:
+                raise  # SQLite gave up the whole transaction (disk full, I/O error): nobody's work is in it any more.
+            db.execute("ROLLBACK TO one")
+            db.execute("RELEASE one")
+            return None, self._named(problem)
+        db.execute("RELEASE one")
+        return result, None
+
+    def _named(self, problem: BaseException) -> BaseException:
+        return self._unavailable(problem) if isinstance(problem, sqlite3.Error) else problem
+
+
+def _settle(outcomes: list[_Outcome]) -> None:
+    for future, result, error in outcomes:
+        if future.done():
+            continue  # Its caller was cancelled.
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+
+def _reading(db: sqlite3.Connection, work: Work[T]) -> T:
+    db.execute("BEGIN")
+    try:
+        return work(db)
+    finally:
+        if db.in_transaction:
+            db.execute("COMMIT")

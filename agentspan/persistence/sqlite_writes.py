@@ -1,0 +1,265 @@
+"""Writing to the SQLite store. Every function runs on the writer's thread, inside a transaction that others may share."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from agentspan.engine.admit import DECISIONS, Signal
+from agentspan.errors import ExecutionFinishedError, SequenceConflictError, StaleEpochError, UnknownExecutionError
+from agentspan.persistence import rules
+from agentspan.persistence import sqlite_rows as read
+from agentspan.persistence.bodies import PackedCommit, pack_note, pack_signal, pack_started, read_signal
+from agentspan.persistence.codec import BlobMemo, blob_bytes
+from agentspan.persistence.decisions import judge
+from agentspan.persistence.store import Accepted, Created, DeploymentRow, NewExecution, Receipt, TakenOver
+
+_NOBODY = b""
+"""The host of an execution that no incarnation holds."""
+
+
+def create(db: sqlite3.Connection, new: NewExecution, metadata: bytes, memo: BlobMemo) -> Created:
+    """The row and record 0, unless the request or the key has them already."""
+    first = db.execute(
+        "SELECT execution_id FROM executions WHERE request_id = ? "
+        "UNION ALL SELECT execution_id FROM executions WHERE agent = ? AND idempotency_key = ? LIMIT 1",
+        (new.request_id, new.agent, new.idempotency_key),
+    ).fetchone()
+    if first is not None:
+        return Created(execution_id=first[0], is_new=False)
+    if db.execute("SELECT 1 FROM executions WHERE execution_id = ?", (new.execution_id,)).fetchone():
+        raise SequenceConflictError(execution_id=new.execution_id, seq=0, held=0)
+    session = _session_before(db, new)
+    started = pack_started(new, None if session is None else session[1], memo, rules.STARTED_EVENTS)
+    execution = db.execute(
+        "INSERT INTO executions (execution_id, request_id, agent, deployment_id, session_id, idempotency_key, session_from, "
+        "created_at, unfinished, status, epoch, seq, events, updated_at, resident, crashes, recoveries, current_task, host) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, 0, 0, ?, ?, 0, 0, 0, '', ?)",
+        (
+            new.execution_id,
+            new.request_id,
+            new.agent,
+            new.deployment_id,
+            new.session_id,
+            new.idempotency_key,
+            None if session is None else session[0],
+            new.created_at,
+            rules.QUEUED,
+            rules.STARTED_EVENTS,
+            new.created_at,
+            _NOBODY,
+        ),
+    ).lastrowid
+    assert execution is not None
+    if metadata:
+        db.execute("INSERT INTO metadata VALUES (?, ?)", (execution, metadata))
+    keep_blobs(db, execution, started.blobs)
+    db.execute(
+        "INSERT INTO records VALUES (?, 'started', 0, ?, ?)", (read.key(execution, 0), rules.STARTED_EVENTS, started.data)
+    )
+    return Created(execution_id=new.execution_id, is_new=True)
+
+
+def _session_before(db: sqlite3.Connection, new: NewExecution) -> tuple[int, str] | None:
+    if not new.session_id:
+        return None
+    found = db.execute(
+        "SELECT id, execution_id FROM executions WHERE agent = ? AND session_id = ? AND session_id <> '' AND status = ? "
+        "ORDER BY created_at DESC, id DESC LIMIT 1",
+        (new.agent, new.session_id, rules.COMPLETED),
+    ).fetchone()
+    return None if found is None else (found[0], found[1])
+
+
+def keep_blobs(db: sqlite3.Connection, execution: int, blobs: Mapping[bytes, str | bytes]) -> int:
+    """Store large values that are not there yet; returns the bytes written."""
+    written = 0
+    for content_hash, value in blobs.items():
+        found = db.execute("SELECT id FROM blobs WHERE hash = ?", (content_hash,)).fetchone()
+        if found is None:
+            content = blob_bytes(value)
+            blob = db.execute("INSERT INTO blobs (hash, body) VALUES (?, ?)", (content_hash, content)).lastrowid
+            written += len(content)
+        else:
+            blob = found[0]
+        db.execute("INSERT OR IGNORE INTO blob_refs VALUES (?, ?)", (execution, blob))
+    return written
+
+
+def take_over(
+    db: sqlite3.Connection, execution_id: str, host: bytes, expected_epoch: int | None, now: float
+) -> TakenOver:
+    """Raise the epoch and mark the execution resident."""
+    execution, status, epoch, resident, crashes = _held(db, execution_id, "resident, crashes")
+    if status in rules.SETTLED:
+        raise ExecutionFinishedError(execution_id=execution_id, status=status, signal="a take-over")
+    if expected_epoch is not None and expected_epoch != epoch:
+        raise StaleEpochError(execution_id=execution_id, offered=expected_epoch, held=epoch)
+    crashed = bool(resident) and epoch > 0
+    db.execute(
+        "UPDATE executions SET epoch = epoch + 1, resident = 1, host = ?, status = ?, updated_at = ?, "
+        "crashes = crashes + ?, recoveries = recoveries + ? WHERE id = ?",
+        (host, rules.RUNNING if status == rules.QUEUED else status, now, crashed, crashed, execution),
+    )
+    return TakenOver(epoch=epoch + 1, crashed=crashed, crashes=crashes + crashed)
+
+
+def set_host(db: sqlite3.Connection, execution_id: str, epoch: int, host: bytes) -> None:
+    """Note where the holder lives."""
+    execution = read.number_of(db, execution_id)
+    db.execute("UPDATE executions SET host = ? WHERE id = ? AND epoch = ? AND resident = 1", (host, execution, epoch))
+
+
+def _held(db: sqlite3.Connection, execution_id: str, more: str) -> tuple[Any, ...]:
+    found: tuple[Any, ...] | None = db.execute(
+        f"SELECT id, status, epoch, {more} FROM executions WHERE execution_id = ?", (execution_id,)
+    ).fetchone()
+    if found is None:
+        raise UnknownExecutionError(execution_id=execution_id)
+    return found
+
+
+def commit(db: sqlite3.Connection, packed: PackedCommit) -> Receipt:
+    """One step. The order of statements does not matter: nobody sees one without the others."""
+    given, entries = packed.commit, packed.entries
+    execution, status, epoch, seq, events = _held(db, given.execution_id, "seq, events")
+    is_new = rules.is_new(
+        given,
+        entries,
+        status=status,
+        epoch=epoch,
+        seq=seq,
+        stored=lambda first, last: read.records_between(db, execution, first, last),
+    )
+    bytes_written = sum(len(entry.body) for entry in entries)
+    snapshot_bytes = 0 if packed.snapshot is None else len(packed.snapshot.data)
+    if not is_new:
+        return Receipt(bytes_written=bytes_written, snapshot_bytes=snapshot_bytes)
+    for entry in entries:
+        db.execute(
+            "INSERT INTO records VALUES (?, ?, ?, ?, ?)",
+            (read.key(execution, entry.seq), entry.kind, entry.epoch, entry.events_to, entry.body),
+        )
+    if packed.blobs:
+        bytes_written += keep_blobs(db, execution, packed.blobs)
+    if packed.snapshot is not None:
+        db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (execution, given.seq, packed.snapshot.data))
+    ends = given.change.status in rules.FINISHED
+    if given.consumed or given.opens or given.closes or ends:
+        _change_waiting(db, execution, packed, ends)
+    _change_row(db, execution, packed, entries[-1].events_to if entries else events, ends)
+    return Receipt(bytes_written=bytes_written, snapshot_bytes=snapshot_bytes)
+
+
+def _change_waiting(db: sqlite3.Connection, execution: int, packed: PackedCommit, ends: bool) -> None:
+    given = packed.commit
+    for signal_id in given.consumed:
+        db.execute("UPDATE inbox SET consumed = 1 WHERE execution = ? AND signal_id = ?", (execution, signal_id))
+    for call_id in given.closes:
+        db.execute("DELETE FROM pending WHERE execution = ? AND call_id = ?", (execution, call_id))
+    if ends:
+        db.execute("DELETE FROM pending WHERE execution = ?", (execution,))
+        return
+    for row, body in packed.opens:
+        # The same question again (a commit sent twice) keeps its decision; another one under the same ID starts anew.
+        db.execute(
+            "INSERT INTO pending (execution, call_id, asked_at, body) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (execution, call_id) DO UPDATE SET asked_at = excluded.asked_at, body = excluded.body, "
+            "decided_by = NULL WHERE body <> excluded.body",
+            (execution, row.call_id, row.asked_at, body.data),
+        )
+
+
+def _change_row(db: sqlite3.Connection, execution: int, packed: PackedCommit, events: int, ends: bool) -> None:
+    given, change = packed.commit, packed.commit.change
+    resident = change.resident and not ends
+    db.execute(
+        "UPDATE executions SET seq = ?, events = ?, status = ?, updated_at = ?, wake_at = ?, resident = ?, current_task = ?, "
+        "finish_reason = ?, error = ?, crashes = CASE ? WHEN 1 THEN 0 ELSE crashes END, "
+        "host = CASE ? WHEN 1 THEN host ELSE ? END WHERE id = ?",
+        (
+            given.seq,
+            events,
+            change.status,
+            change.updated_at,
+            change.wake_at,
+            resident,
+            rules.legible(change.current_task),
+            change.finish_reason,
+            None if change.error is None else rules.legible(change.error),
+            given.progress,
+            resident,
+            _NOBODY,
+            execution,
+        ),
+    )
+    if ends:
+        # Its index is touched only here, so that a step does not pay for it.
+        db.execute("UPDATE executions SET unfinished = 0 WHERE id = ?", (execution,))
+
+
+def quarantine(db: sqlite3.Connection, execution_id: str, error: str, now: float) -> None:
+    """Set an unfinished execution aside."""
+    execution, status, _ = _held(db, execution_id, "0")[:3]
+    if status in rules.SETTLED:
+        return
+    db.execute(
+        "UPDATE executions SET status = ?, error = ?, epoch = epoch + 1, resident = 0, host = ?, wake_at = NULL, "
+        "current_task = '', updated_at = ?, unfinished = 0 WHERE id = ?",
+        (rules.QUARANTINED, rules.legible(error), _NOBODY, now, execution),
+    )
+
+
+def send(db: sqlite3.Connection, signal: Signal, memo: BlobMemo) -> Accepted:
+    """Store a signal, or find the one that counts."""
+    execution, status, _ = _held(db, signal.execution_id, "0")[:3]
+    get_blob = read.blob_getter(db)
+
+    def stored(where: str, value: str) -> Signal | None:
+        found = db.execute(
+            f"SELECT signal_id, body FROM inbox WHERE execution = ? AND {where} = ? ORDER BY id DESC LIMIT 1", (execution, value)
+        ).fetchone()
+        return None if found is None else read_signal(signal.execution_id, found[0], found[1], get_blob)
+
+    known = stored("signal_id", signal.signal_id)
+    if known is not None:
+        return Accepted(signal=known, is_new=True)
+    calls = read.calls_of(db, execution, signal.execution_id) if signal.kind in DECISIONS else []
+    answer = judge(signal, status=status, calls=calls, first_decision=lambda call_id: stored("decides", call_id))
+    if not answer.is_new:
+        return answer
+    body = pack_signal(answer.signal, memo)
+    keep_blobs(db, execution, body.blobs)
+    decides = answer.signal.call_id if signal.kind in DECISIONS else None
+    db.execute(
+        "INSERT INTO inbox (execution, signal_id, decides, consumed, body) VALUES (?, ?, ?, 0, ?)",
+        (execution, signal.signal_id, decides, body.data),
+    )
+    if decides is not None:
+        db.execute(
+            "UPDATE pending SET decided_by = ? WHERE execution = ? AND call_id = ?", (signal.signal_id, execution, decides)
+        )
+    return answer
+
+
+def save_deployment(db: sqlite3.Connection, given: DeploymentRow) -> bool:
+    """Keep a version and make it the current one."""
+    added = db.execute(
+        "INSERT OR IGNORE INTO deployments (deployment_id, agent, kind, source, reference, signature, python, created_at, "
+        "spec, code) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            given.deployment_id,
+            given.agent,
+            given.kind,
+            given.source,
+            given.reference,
+            given.signature,
+            given.python,
+            given.created_at,
+            pack_note(given.spec),
+            given.code,
+        ),
+    ).rowcount
+    db.execute("INSERT OR REPLACE INTO current_deployments VALUES (?, ?)", (given.agent, given.deployment_id))
+    return added == 1

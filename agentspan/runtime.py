@@ -1,0 +1,549 @@
+"""The client face: `AgentRuntime` starts, finds, steers and reads executions, wherever they run.
+
+Async first; every sync verb is a twin over the bridge. A runtime holds a connection and nothing else: executions do not
+depend on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import signal as signals
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from agentspan.actors.environment import prepare
+from agentspan.actors.lease import Descriptor, Lease
+from agentspan.agents.agent import Agent
+from agentspan.agents.events import AgentEvent
+from agentspan.agents.results import AgentResult, AgentStatus, DeploymentInfo
+from agentspan.bridge import run_sync, twin
+from agentspan.config import Settings
+from agentspan.errors import (
+    AgentspanError,
+    ConfigurationError,
+    InvalidPromptError,
+    RuntimeClosedError,
+    ServerTimeoutError,
+    ServerUnavailableError,
+)
+from agentspan.handle import FOREVER_S, LONG_POLL_S, AgentHandle, AgentStream, AsyncAgentStream, new_id, read_back
+
+START_WAIT_S = 60.0
+"""How long to wait for a server that is just starting."""
+
+
+class Connection(Protocol):
+    """Whoever answers the verbs."""
+
+    async def call(self, verb: str, args: dict[str, Any], timeout_s: float) -> Any: ...
+
+
+class AgentRuntime:
+    """Runs agents durably.
+
+    Joins the server of `$AGENTSPAN_HOME` if one is up, else starts an embedded one in this process with the same store: a
+    script that crashed can simply be run again, and its executions go on. With `address`, joins that Ray cluster.
+    Connects on first use, or on entering a `with` or `async with` block; leaving the block shuts down the connection (and an
+    embedded server), never an execution: what is unfinished goes on when a server is up again.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        home: str | Path | None = None,
+        store: str | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """
+        Args:
+            address: `host:port` of a Ray cluster or `ray://host:port` of its client port.
+            home: Directory of the store and the server's files; `$AGENTSPAN_HOME` or `~/.agentspan`.
+            store: Store URL for a server this runtime starts; by default a SQLite file in `home`.
+            settings: All of it; the three above win over it.
+
+        Raises:
+            ConfigurationError: A setting cannot be used; names all that cannot.
+        """
+        given = {"address": address, "home": home, "store": store}
+        if settings is None:
+            self.settings = Settings.from_env(**given)
+        else:
+            self.settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+        self._connection: Connection | None = None
+        self._lease: Lease | None = None
+        self._owns_ray = False
+        self._closed = False
+        self._lock = threading.Lock()
+        self._deployed: set[str] = set()
+
+    # --- life cycle
+
+    def __enter__(self) -> AgentRuntime:
+        run_sync(self._connected())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    async def __aenter__(self) -> AgentRuntime:
+        await self._connected()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.shutdown_async()
+
+    async def shutdown_async(self) -> None:
+        """Let go of the connection, and end an embedded server. Idempotent. Executions are not affected."""
+        await asyncio.to_thread(self._disconnect)
+
+    def _disconnect(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._connection = None
+            if self._owns_ray:
+                from agentspan.actors import cluster
+
+                cluster.leave()
+                self._owns_ray = False
+            if self._lease is not None:
+                self._lease.release()
+                self._lease = None
+
+    async def _connected(self) -> Connection:
+        if self._connection is None:
+            # Ray starts and connects blockingly; off the loop, so that a notebook or a server stays responsive.
+            return await asyncio.to_thread(self._connect)
+        return self._connection
+
+    def _connect(self) -> Connection:
+        with self._lock:
+            if self._closed:
+                raise RuntimeClosedError()
+            if self._connection is None:
+                self._connection = self._open_connection()
+            return self._connection
+
+    def _open_connection(self) -> Connection:
+        home = self.settings.home.expanduser()
+        prepare(home)
+        from agentspan.actors import cluster
+
+        address = self.settings.address
+        if cluster.is_connected():
+            cluster.ensure_supervisor(self.settings)
+            return cluster.RayConnection(where=address or "the connected Ray cluster")
+        if address is not None:
+            cluster.join(address)
+            self._owns_ray = True
+            if not address.startswith("ray://"):
+                cluster.ensure_supervisor(self.settings)
+            return cluster.RayConnection(where=address)
+        lease = Lease(home)
+        deadline = time.monotonic() + START_WAIT_S
+        while not lease.take():
+            descriptor = lease.read()
+            if descriptor is not None:
+                cluster.join(descriptor.address)
+                self._owns_ray = True
+                return cluster.RayConnection(where=descriptor.address)
+            if time.monotonic() > deadline:
+                raise ServerUnavailableError(where=str(home), problem="a server holds the lease but does not come up.")
+            time.sleep(0.05)
+        try:
+            return self._start_embedded(lease)
+        except BaseException:
+            lease.release()
+            raise
+
+    def _start_embedded(self, lease: Lease) -> Connection:
+        from agentspan import __version__
+        from agentspan.actors import cluster
+
+        address = cluster.start_local(self.settings)
+        self._owns_ray, self._lease = True, lease
+        lease.publish(
+            Descriptor(
+                address=address,
+                pid=os.getpid(),
+                store_url=self.settings.store_url,
+                version=__version__,
+                started_at=time.time(),
+                embedded=True,
+            )
+        )
+        return cluster.RayConnection(where=address)
+
+    async def _call(self, verb: str, *, timeout_s: float = 0.0, wait_s: float | None = None, **args: Any) -> Any:
+        """Ask the server. `timeout_s` is how long the verb itself may take; every call has a deadline on top of it."""
+        connection = await self._connected()
+        if wait_s is not None:
+            args["timeout_s"] = wait_s
+        return await connection.call(verb, args, timeout_s + self.settings.call_timeout_s)
+
+    # --- agents
+
+    async def deploy_async(self, *agents: Agent) -> list[DeploymentInfo]:
+        """Make agents known under their names, so that any process can start them. Other code is a new version.
+
+        Running executions stay on the version they were started with.
+
+        Raises:
+            UnshippableCodeError: Something an agent refers to cannot be sent; names it. Nothing was deployed.
+        """
+        from agentspan.actors.shipping import pack
+
+        await self._connected()
+        rows = [await asyncio.to_thread(pack, _agent(agent)) for agent in agents]
+        return [await self._deploy_row(row) for row in rows]
+
+    async def _deploy_row(self, row: Any) -> DeploymentInfo:
+        await self._call("deploy", row=asdict(row))
+        self._deployed.add(row.deployment_id)
+        return DeploymentInfo(
+            registered_name=row.agent,
+            agent_name=row.agent,
+            deployment_id=row.deployment_id,
+            source=row.reference or "value",
+        )
+
+    async def serve_async(self, *agents: Agent, blocking: bool = True) -> None:
+        """Deploy agents and, when `blocking`, keep this process (and an embedded server in it) up until Ctrl-C."""
+        await self.deploy_async(*agents)
+        if blocking:
+            stop = asyncio.Event()
+            try:
+                asyncio.get_running_loop().add_signal_handler(signals.SIGTERM, stop.set)
+            except (ValueError, NotImplementedError, RuntimeError):
+                pass  # Not the main thread: Ctrl-C arrives as KeyboardInterrupt in the caller's.
+            await stop.wait()
+
+    # --- starting
+
+    async def start_async(
+        self,
+        agent: Agent | str,
+        prompt: Any = None,
+        *,
+        session_id: str | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        context: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+        tokens: bool = False,
+    ) -> AgentHandle:
+        """Start an execution and return its handle. From then on it reaches an end, or waits for a person, whatever dies.
+
+        Args:
+            agent: An `Agent`, or the name of a deployed one.
+            prompt: Text, or a list of chat messages.
+            session_id: Continue the conversation of this session's last completed execution.
+            idempotency_key: A second start of the same agent with it returns the first execution.
+            timeout: Seconds the execution may take in all; `Agent.timeout_seconds` by default.
+            metadata: Data kept with the execution (`context` is the same, for existing programs).
+            tokens: Stream the model's text, for readers that ask for it.
+
+        Raises:
+            InvalidPromptError, AgentNotFoundError, UnshippableCodeError: Nothing was started.
+        """
+        handle, _ = await self._start(
+            agent,
+            prompt,
+            session_id=session_id,
+            idempotency_key=idempotency_key,
+            timeout_s=timeout,
+            metadata={**(context or {}), **(metadata or {})},
+            tokens=tokens,
+        )
+        return handle
+
+    async def _start(self, agent: Agent | str, prompt: Any, *, tokens: bool, **more: Any) -> tuple[AgentHandle, bool]:
+        new: dict[str, Any] = {"request_id": new_id(), **more}
+        if isinstance(agent, str):
+            new["agent"] = agent
+            known: Agent | None = None
+        else:
+            from agentspan.actors.shipping import pack
+
+            known = _agent(agent)
+            new["agent"] = known.name
+        new["prompt"] = _prompt(prompt, new["agent"])
+        if known is not None:
+            await self._connected()
+            row = pack(known)
+            if row.deployment_id not in self._deployed:
+                await self._deploy_row(row)
+            new["deployment_id"] = row.deployment_id
+            if new["timeout_s"] is None:
+                new["timeout_s"] = known.spec().timeout_seconds
+        else:
+            deployment = await self._call("deployment", agent=agent)
+            if deployment is not None and new["timeout_s"] is None:
+                new["timeout_s"] = deployment["spec"].get("timeout_seconds")
+        created = await self._call("submit", new=new, tokens=tokens)
+        return AgentHandle(created["execution_id"], self, agent=known), created["is_new"]
+
+    async def run_async(
+        self,
+        agent: Agent | str,
+        prompt: Any = None,
+        *,
+        session_id: str | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        on_event: Callable[[AgentEvent], None] | None = None,
+        context: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> AgentResult:
+        """Start an execution and wait for its result. Arguments as `start`, but `timeout` is how long to wait.
+
+        Raises:
+            ServerTimeoutError: (a TimeoutError) It did not end in time; it goes on, see the error's `execution_id`.
+        """
+        handle, _ = await self._start(
+            agent,
+            prompt,
+            session_id=session_id,
+            idempotency_key=idempotency_key,
+            timeout_s=None,
+            metadata={**(context or {}), **(metadata or {})},
+            tokens=False,
+        )
+        if on_event is None:
+            return await handle.join_async(timeout)
+        try:
+            async with asyncio.timeout(timeout):
+                async for event in handle.stream_async():
+                    on_event(event)
+        except TimeoutError:
+            raise ServerTimeoutError(
+                what="The execution", timeout_s=timeout, execution_id=handle.execution_id
+            ) from None
+        return await handle.join_async()
+
+    async def stream_async(
+        self,
+        agent: Agent | str | None = None,
+        prompt: Any = None,
+        *,
+        handle: AgentHandle | None = None,
+        tokens: bool = False,
+        **more: Any,
+    ) -> AsyncAgentStream:
+        """Start an execution (or take `handle`) and stream its events. Arguments as `start`."""
+        return AsyncAgentStream(await self._stream_handle(agent, prompt, handle, tokens, more), tokens=tokens)
+
+    def stream(
+        self,
+        agent: Agent | str | None = None,
+        prompt: Any = None,
+        *,
+        handle: AgentHandle | None = None,
+        tokens: bool = False,
+        **more: Any,
+    ) -> AgentStream:
+        """Start an execution (or take `handle`) and stream its events. Arguments as `start`."""
+        return AgentStream(run_sync(self._stream_handle(agent, prompt, handle, tokens, more)), tokens=tokens)
+
+    async def _stream_handle(
+        self, agent: Agent | str | None, prompt: Any, handle: AgentHandle | None, tokens: bool, more: dict[str, Any]
+    ) -> AgentHandle:
+        if handle is not None:
+            return handle
+        if agent is None:
+            raise ConfigurationError(problem="stream() needs an agent and a prompt, or a handle.")
+        return await self.start_async(agent, prompt, tokens=tokens, **more)
+
+    async def resume_async(self, execution_id: str, agent: Agent | None = None) -> AgentHandle:
+        """The handle of an execution that exists, after making sure that a server looks after it.
+
+        Unfinished executions go on by themselves once a server is up; nothing has to be registered again. `agent` is only
+        used to rebuild typed output.
+        """
+        await self._call("wake", execution_id=execution_id)
+        return AgentHandle(execution_id, self, agent=agent)
+
+    # --- reading
+
+    async def get_status_async(self, execution_id: str) -> AgentStatus:
+        """How an execution stands now."""
+        status: AgentStatus = read_back(AgentStatus, await self._call("status", execution_id=execution_id))
+        return status
+
+    async def _join(self, execution_id: str, timeout: float | None, agent: Agent | None) -> AgentResult:
+        deadline = time.monotonic() + (FOREVER_S if timeout is None else timeout)
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            wait = min(LONG_POLL_S, left)
+            page = await self._call("result", execution_id=execution_id, timeout_s=wait, wait_s=wait)
+            if page["settled"]:
+                result: AgentResult = read_back(AgentResult, page["result"])
+                return await self._typed(result, agent)
+            if time.monotonic() >= deadline:
+                raise ServerTimeoutError(what="The execution", timeout_s=timeout, execution_id=execution_id)
+
+    async def _typed(self, result: AgentResult, agent: Agent | None) -> AgentResult:
+        """The result with its output as an instance of the agent's output type, where the type can be had."""
+        if not result.is_success or result.output is None:
+            return result
+        if agent is None:
+            agent = await self._agent_of(result.execution_id)
+        if agent is None or agent.spec().output_schema is None or isinstance(result.output, str):
+            return result
+        from dataclasses import replace
+
+        return replace(result, output=agent.load_output(result.output))
+
+    async def _agent_of(self, execution_id: str) -> Agent | None:
+        from agentspan.actors.shipping import load
+        from agentspan.persistence.store import DeploymentRow
+
+        shown = await self._call("show", execution_id=execution_id)
+        if not (shown["deployment"] or {}).get("spec", {}).get("output_schema"):
+            return None
+        try:
+            agent: Agent = load(DeploymentRow(**await self._call("code", execution_id=execution_id)))
+        except AgentspanError:
+            return None  # This process cannot have the type; the output stays plain data.
+        return agent
+
+    async def find_async(self, short_id: str) -> str:
+        """The full execution ID for its first characters.
+
+        Raises:
+            UnknownExecutionError, AmbiguousExecutionError: None or several fit.
+        """
+        found: str = await self._call("find", prefix=short_id)
+        return found
+
+    async def executions_async(
+        self, *, statuses: Sequence[str] | None = None, agent: str | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """Executions, newest first, as plain rows."""
+        rows: list[dict[str, Any]] = await self._call("rows", statuses=statuses, agent=agent, limit=limit)
+        return rows
+
+    async def show_async(self, execution_id: str) -> dict[str, Any]:
+        """All about one execution: row, actor, pid, node, epoch, attempts, deployment, steps."""
+        shown: dict[str, Any] = await self._call("show", execution_id=execution_id)
+        return shown
+
+    async def server_info_async(self) -> dict[str, Any]:
+        """The server's version, residents and standby, and the store's facts."""
+        return {**await self._call("ping"), "store": await self._call("info")}
+
+    async def ready_async(self) -> None:
+        """Return once the standby shelf is full."""
+        await self._call("ready", timeout_s=START_WAIT_S)
+
+    async def gc_async(self, *, older_than_s: float, dry_run: bool = True) -> dict[str, Any]:
+        """Remove executions that ended more than `older_than_s` ago. Shows only what it would do unless told otherwise."""
+        swept: dict[str, Any] = await self._call(
+            "gc", finished_before=time.time() - older_than_s, dry_run=dry_run, timeout_s=600.0
+        )
+        return swept
+
+    # --- steering
+
+    async def _send(self, execution_id: str, kind: str, *, by: str | None = None, **fields: Any) -> dict[str, Any]:
+        signal = {
+            "signal_id": new_id(),
+            "execution_id": execution_id,
+            "kind": kind,
+            "by": by if by is not None else _login(),
+            "at": time.time(),
+            **fields,
+        }
+        sent: dict[str, Any] = await self._call("send", signal=signal)
+        return sent
+
+    def handle(self, execution_id: str) -> AgentHandle:
+        """A handle for an execution ID."""
+        return AgentHandle(execution_id, self)
+
+    async def approve_async(self, execution_id: str, call_id: str | None = None, **more: Any) -> None:
+        """As `AgentHandle.approve`."""
+        await self.handle(execution_id).approve_async(call_id, **more)
+
+    async def reject_async(self, execution_id: str, reason: str = "", call_id: str | None = None, **more: Any) -> None:
+        """As `AgentHandle.reject`."""
+        await self.handle(execution_id).reject_async(reason, call_id, **more)
+
+    async def respond_async(self, execution_id: str, output: Any, call_id: str | None = None, **more: Any) -> None:
+        """As `AgentHandle.respond`."""
+        await self.handle(execution_id).respond_async(output, call_id, **more)
+
+    async def send_message_async(self, execution_id: str, message: Any, *, by: str | None = None) -> None:
+        """As `AgentHandle.send`."""
+        await self._send(execution_id, "message", value=message, by=by)
+
+    async def signal_async(self, execution_id: str, message: str, *, by: str | None = None) -> None:
+        """As `AgentHandle.signal`."""
+        await self._send(execution_id, "guide", text=message, by=by)
+
+    async def pause_async(self, execution_id: str, *, by: str | None = None) -> None:
+        """As `AgentHandle.pause`."""
+        await self._send(execution_id, "pause", by=by)
+
+    async def cancel_async(self, execution_id: str, reason: str = "", *, by: str | None = None) -> None:
+        """As `AgentHandle.cancel`."""
+        await self._send(execution_id, "cancel", text=reason, by=by)
+
+    async def stop_async(self, execution_id: str, *, by: str | None = None) -> None:
+        """As `AgentHandle.stop`."""
+        await self._send(execution_id, "stop", by=by)
+
+    deploy = twin(deploy_async)
+    serve = twin(serve_async)
+    start = twin(start_async)
+    run = twin(run_async)
+    resume = twin(resume_async)
+    get_status = twin(get_status_async)
+    find = twin(find_async)
+    executions = twin(executions_async)
+    show = twin(show_async)
+    server_info = twin(server_info_async)
+    ready = twin(ready_async)
+    gc = twin(gc_async)
+    approve = twin(approve_async)
+    reject = twin(reject_async)
+    respond = twin(respond_async)
+    send_message = twin(send_message_async)
+    signal = twin(signal_async)
+    pause = twin(pause_async)
+    cancel = twin(cancel_async)
+    stop = twin(stop_async)
+    shutdown = twin(shutdown_async)
+
+
+def _agent(agent: Any) -> Agent:
+    if isinstance(agent, Agent):
+        return agent
+    raise ConfigurationError(
+        problem=f"An Agent (or the name of a deployed one) is needed, not a {type(agent).__name__}: {agent!r:.80}"
+    )
+
+
+def _prompt(prompt: Any, agent: str) -> Any:
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, list) and prompt and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in prompt):
+        return prompt
+    raise InvalidPromptError(
+        agent=agent, found=type(prompt).__name__, expected="text, or a list of chat messages with a role each"
+    )
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""  # A container without a user database.
+
+
