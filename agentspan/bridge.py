@@ -33,7 +33,8 @@ def _background_loop() -> asyncio.AbstractEventLoop:
 def _new_loop() -> asyncio.AbstractEventLoop:
     import uvloop
 
-    return uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 def run_sync(coroutine: Coroutine[Any, Any, R]) -> R:

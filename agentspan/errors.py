@@ -212,12 +212,21 @@ class DeploymentError(AgentspanError):
 
 
 class UnshippableCodeError(DeploymentError, TypeError):
-    """Something the agent refers to cannot leave this process."""
+    """Something the agent refers to cannot leave this process, or must not.
 
-    template = (
-        "Agent {agent!r} cannot be deployed: {culprit} cannot be pickled ({problem}). Create it inside the tool, or "
-        "put the agent into an installed module so that it is deployed by reference."
-    )
+    `culprit` is a clause (`tool 'refund' refers to the global 'lock' (a _thread.lock)`), `problem` a sentence about it.
+    """
+
+    template = "Agent {agent!r} cannot be deployed: {culprit}. {problem}. {remedy}"
+
+    def __init__(
+        self,
+        *,
+        remedy: str = "Create it inside the tool, or put the agent into an installed module so that it is deployed by "
+        "reference.",
+        **facts: Any,
+    ) -> None:
+        super().__init__(remedy=remedy, **facts)
 
 
 class UntrustedCodeError(DeploymentError):
@@ -235,6 +244,15 @@ class CodeMismatchError(DeploymentError):
     template = (
         "Deployment {deployment_id!r} of agent {agent!r} was made by Python {made_by}; this server runs {found}. "
         "Deploy it from Python {found}, or install its module so that it is deployed by reference."
+    )
+
+
+class CodeMissingError(DeploymentError):
+    """An installed module that a deployment refers to is not installed here, or is another version without the name."""
+
+    template = (
+        "Deployment {deployment_id!r} of agent {agent!r} refers to {what}, which cannot be imported here: {problem}. "
+        "Install it on every node."
     )
 
 

@@ -13,6 +13,7 @@ import signal as signals
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +37,11 @@ from agentspan.handle import FOREVER_S, LONG_POLL_S, AgentHandle, AgentStream, A
 
 START_WAIT_S = 60.0
 """How long to wait for a server that is just starting."""
+
+
+_ray_thread = ThreadPoolExecutor(1, thread_name_prefix="agentspan-ray")
+"""Starts and leaves clusters. One thread for the life of the process: the kernel ends an embedded cluster's processes
+when the thread that started them ends."""
 
 
 class Connection(Protocol):
@@ -101,7 +107,7 @@ class AgentRuntime:
 
     async def shutdown_async(self) -> None:
         """Let go of the connection, and end an embedded server. Idempotent. Executions are not affected."""
-        await asyncio.to_thread(self._disconnect)
+        await asyncio.wrap_future(_ray_thread.submit(self._disconnect))
 
     def _disconnect(self) -> None:
         with self._lock:
@@ -119,7 +125,7 @@ class AgentRuntime:
     async def _connected(self) -> Connection:
         if self._connection is None:
             # Ray starts and connects blockingly; off the loop, so that a notebook or a server stays responsive.
-            return await asyncio.to_thread(self._connect)
+            return await asyncio.wrap_future(_ray_thread.submit(self._connect))
         return self._connection
 
     def _connect(self) -> Connection:

@@ -176,5 +176,6 @@ def _hush() -> None:
     command line promises clean JSON there. The switch is private, so a Ray without it is left as it is."""
     import ray._private.worker as worker
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     if hasattr(worker, "_worker_logs_enabled"):
         worker._worker_logs_enabled = False

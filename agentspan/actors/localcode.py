@@ -22,7 +22,6 @@ import importlib.util
 import inspect
 import io
 import os
-import pickle
 import pickletools
 import re
 import sys
@@ -42,11 +41,13 @@ NOT_LOCAL = frozenset({"agentspan", "ray"})
 """Top-level packages that are on every node, wherever their files lie."""
 HOPS_MAX = 12
 """How deep `blame` looks; deeper finds no longer help a reader."""
+REASON_CHARS_MAX = 200
+"""How much of an exception's own text an error repeats."""
 
 _lock = threading.RLock()  # Re-entrant: an object's own __reduce__ may pack code in its turn.
 
 
-class Unshippable(Exception):  # noqa: N818 - it never leaves this package.
+class Unshippable(Exception):
     """An object pickles but must not. Its text is a sentence about the object."""
 
     def __init__(self, problem: str, remedy: str | None = None) -> None:
@@ -82,7 +83,7 @@ def pickle_by_value(value: Any) -> Packed:
     return Packed(code, digest)
 
 
-# --- what is local -----------------------------------------------------------------------------------------------------
+# --- what is local -------------------------------------------------------------------------------------------------
 
 
 def is_local(module: types.ModuleType) -> bool:
@@ -137,7 +138,7 @@ def local_modules_by_value() -> Iterator[None]:
                 cloudpickle.unregister_pickle_by_value(module)
 
 
-# --- pickling ----------------------------------------------------------------------------------------------------------
+# --- pickling ------------------------------------------------------------------------------------------------------
 
 
 def _dump(value: Any) -> tuple[bytes, CodePickler]:
@@ -161,29 +162,27 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, file: typing.IO[bytes]) -> None:
         super().__init__(file, protocol=5)
         self.class_addresses: set[int] = set()
-        """Addresses of the classes pickled by value; their schemas may contain them as text."""
+        """Addresses of the classes met; schemas may contain them as text."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, types.FunctionType):
+        kind = type(obj)  # Not isinstance: it asks the object for its __class__, which a lazy proxy answers with work.
+        if kind is types.FunctionType:
             reduced = super().reducer_override(obj)
             if reduced is not NotImplemented:
                 _refuse_local_imports(obj.__code__, obj.__globals__)
             return reduced
-        if isinstance(obj, type):
-            reduced = super().reducer_override(obj)
-            if reduced is not NotImplemented:
-                self.class_addresses.add(id(obj))
-            return reduced
-        if obj is os.environ:
+        if issubclass(kind, type):
+            self.class_addresses.add(id(obj))
+        elif obj is os.environ:
             return getattr, (os, "environ")
-        if isinstance(obj, functools._lru_cache_wrapper):
+        elif kind is functools._lru_cache_wrapper:
             return _cached_function_reduce(obj)
-        if isinstance(obj, typing.NewType) and not _is_found_by_name(obj):
+        elif kind is typing.NewType and not _is_found_by_name(obj):
             return rebuild_new_type, (obj.__name__, obj.__qualname__, obj.__module__, obj.__supertype__)
-        if isinstance(obj, io.IOBase) and not isinstance(obj, (io.BytesIO, io.StringIO)):
+        elif issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO)):
             return _standard_stream_reduce(obj)
-        if isinstance(obj, (ray.ObjectRef, ray.actor.ActorHandle)):
-            raise Unshippable("it belongs to this Ray cluster and ends with it, but a deployment does not")
+        elif issubclass(kind, (ray.ObjectRef, ray.actor.ActorHandle)):
+            raise Unshippable("It belongs to this Ray cluster and ends with it, but a deployment does not")
         return super().reducer_override(obj)
 
 
@@ -194,7 +193,8 @@ def rebuild_cached(function: Callable[..., Any], maxsize: int | None, typed: boo
 
 def rebuild_new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
     """Undo the pickling of a `NewType`. Stored code refers to this name: keep it."""
-    made = typing.NewType(name, supertype)
+    make: Any = typing.NewType  # Type checkers want a literal name.
+    made = make(name, supertype)
     made.__qualname__, made.__module__ = qualname, module
     return made
 
@@ -211,7 +211,7 @@ def _standard_stream_reduce(obj: io.IOBase) -> Any:
     for name in ("stdout", "stderr"):
         if obj is getattr(sys, name):
             return getattr, (sys, name)
-    raise Unshippable("it is an open file", "Open it inside the tool.")
+    raise Unshippable("It is an open file", "Open it inside the tool.")
 
 
 def _is_found_by_name(obj: Any) -> bool:
@@ -227,18 +227,18 @@ def _is_found_by_name(obj: Any) -> bool:
 
 def _refuse_local_imports(code: types.CodeType, namespace: dict[str, Any]) -> None:
     """Refuse `import helper` inside a function, where `helper` is local: it would fail when the function runs."""
-    level: Any = 0
-    before: list[Any] = []
+    pushed: list[Any] = []  # An import is preceded by its level and the names it is to bring.
     for instruction in dis.get_instructions(code):
+        if instruction.opname == "EXTENDED_ARG":
+            continue
         if instruction.opname == "IMPORT_NAME":
-            level = before[-2] if len(before) > 1 else 0
-            name = _absolute_name(instruction.argval, level if isinstance(level, int) else 0, namespace)
+            name = _absolute_name(instruction.argval, pushed[-2], namespace)
             if name and _leads_to_local(name):
                 raise Unshippable(
                     f"It imports the local module {name!r} when it runs, and that module is not on the cluster",
-                    f"Import {name!r} at the top of the file: then it travels with the agent.",
+                    f"Import {name!r} at the top of the file, and it travels with the agent.",
                 )
-        before = [*before[-1:], instruction.argval]
+        pushed = [*pushed[-1:], instruction.argval]
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             _refuse_local_imports(constant, namespace)
@@ -297,7 +297,7 @@ def _named_globals(code: bytes) -> set[tuple[str, str]]:
     return found
 
 
-# --- the fingerprint ---------------------------------------------------------------------------------------------------
+# --- the fingerprint -----------------------------------------------------------------------------------------------
 
 
 class _Fingerprint:
@@ -357,7 +357,7 @@ class _StablePickler(CodePickler):
         return reduced
 
 
-# --- who is to blame ---------------------------------------------------------------------------------------------------
+# --- who is to blame -----------------------------------------------------------------------------------------------
 
 Test = Callable[[Any], Unshippable | None]
 """Says what is wrong with a value and all it refers to, or None."""
@@ -370,7 +370,7 @@ def pickle_problem(value: Any) -> Unshippable | None:
     except Unshippable as problem:
         return problem
     except Exception as problem:  # Pickling runs the objects' own code, which may raise anything.
-        return Unshippable(f"It cannot be pickled ({problem})")
+        return Unshippable(f"It cannot be pickled ({str(problem)[:REASON_CHARS_MAX]})")
     return None
 
 
@@ -410,8 +410,7 @@ def _innermost(part: str, value: Any, problem: Unshippable, test: Test) -> Blame
         culprit = f"{part} cannot be shipped"
     else:
         culprit = f"{part} is {kind}"
-    text = str(problem)
-    return Blame(culprit, text[:1].upper() + text[1:], problem.remedy)
+    return Blame(culprit, str(problem), problem.remedy)
 
 
 def _kind(value: Any) -> str:
@@ -466,8 +465,8 @@ def _function_references(function: types.FunctionType) -> Iterator[tuple[str, An
 
 
 def _names(code: types.CodeType) -> dict[str, None]:
-    """The globals a function and the functions inside it use, in order. Attribute names are among them."""
-    names = dict.fromkeys(code.co_names)
+    """The globals that a function, and the functions inside it, use; in order."""
+    names = dict.fromkeys(step.argval for step in dis.get_instructions(code) if step.opname.endswith("_GLOBAL"))
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             names |= _names(constant)

@@ -22,9 +22,10 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from agentspan.actors.feed import Feed
-from agentspan.agents.agent import Agent, InstructionsContext, StopContext
+from agentspan.agents.agent import Agent
+from agentspan.agents.context import InstructionsContext, StopContext, ToolContext
 from agentspan.agents.spec import AgentSpec
-from agentspan.agents.tools import ToolContext, ToolDef
+from agentspan.agents.tool_def import ToolDef
 from agentspan.engine import records as r
 from agentspan.engine.decide import CallModel, CallTool, CheckStop, LoadSession
 from agentspan.engine.plan import RequestedCall, plan_calls
@@ -80,7 +81,7 @@ class AgentPerformer:
         self._executor = executor
         self._settings = settings or PerformerSettings()
         self._clock = clock
-        self._tools: dict[str, ToolDef] = {tool.name: tool for tool in agent.tool_defs}
+        self._tools: dict[str, ToolDef] = agent.tool_defs
         self._offered = tool_definitions(self.spec)
         self._format = response_format(self.spec)
 
@@ -144,7 +145,11 @@ class AgentPerformer:
         )
 
     def _answered(self, state: ExecutionState, effect: CallModel, reply: ModelReply, seconds: float) -> r.ModelAnswered:
-        requested = [RequestedCall(call_id=c.call_id, name=c.name, arguments=c.arguments) for c in reply.calls]
+        extras = reply.extra.get("call_extras", {})
+        requested = [
+            RequestedCall(call_id=c.call_id, name=c.name, arguments=c.arguments, extra=extras.get(c.call_id, {}))
+            for c in reply.calls
+        ]
         output: Any = None
         output_error: str | None = None
         if not requested and self.spec.output_schema is not None:
@@ -170,7 +175,8 @@ class AgentPerformer:
         )
 
     def _validate(self, name: str, raw: str) -> dict[str, Any]:
-        return self._tools[name].plain_arguments(raw)
+        tool = self._tools[name]
+        return tool.plain_arguments(tool.validate_arguments(raw))
 
     async def _instructions(self, state: ExecutionState) -> str:
         instructions = self.agent.instructions
@@ -224,15 +230,17 @@ class AgentPerformer:
         return record
 
     async def _run(self, tool: ToolDef, arguments: dict[str, Any], context: ToolContext) -> Any:
-        kwargs = tool.call_arguments(arguments)
+        # What is stored is plain data; the function gets the types it declares. Validates a person's edit, too.
+        kwargs = tool.validate_arguments(arguments)
         if tool.wants_context:
             kwargs[tool.wants_context] = context
-        assert tool.func is not None
+        func = tool.func
+        assert func is not None
         async with asyncio.timeout(tool.timeout_seconds or None):
             if tool.is_async:
-                return await tool.func(**kwargs)
+                return await func(**kwargs)
             ambient = contextvars.copy_context()
-            call = lambda: ambient.run(tool.func, **kwargs)  # type: ignore[arg-type]  # noqa: E731
+            call = lambda: ambient.run(func, **kwargs)  # noqa: E731
             result = await asyncio.get_running_loop().run_in_executor(self._executor, call)
             # A plain function may still hand back a coroutine (a lambda around an async client, say).
             return await result if inspect.isawaitable(result) else result
@@ -279,9 +287,7 @@ class AgentPerformer:
         """Ask the agent's `stop_when` after a turn."""
         frame = state.frames[effect.path]
         assert self.agent.stop_when is not None
-        context = StopContext(
-            result=frame.answer, iteration=frame.turn, messages=copy.deepcopy(frame.messages), state=copy.deepcopy(state.shared)
-        )
+        context = StopContext(result=frame.answer, turn=frame.turn, messages=copy.deepcopy(frame.messages))
         try:
             stop = bool(await _maybe_await(self.agent.stop_when(context)))
         except Exception as problem:

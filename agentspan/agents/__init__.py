@@ -1,7 +1,7 @@
 """The public names. `from agentspan.agents import Agent, tool, AgentRuntime` is the documented way in.
 
 What a user writes and reads is imported here. What runs it (`AgentRuntime`, `run`, `deploy` ...) needs Ray and is looked
-up in `agentspan.runtime` when it is first asked for, so that an agent's code can be loaded without it.
+up when it is first asked for, so that an agent's code can be loaded without it.
 """
 
 from __future__ import annotations
@@ -44,11 +44,7 @@ from agentspan.errors import (
 )
 
 if TYPE_CHECKING:
-    from agentspan.runtime import (
-        AgentHandle,
-        AgentRuntime,
-        AgentStream,
-        AsyncAgentStream,
+    from agentspan.default import (
         configure,
         deploy,
         deploy_async,
@@ -63,13 +59,13 @@ if TYPE_CHECKING:
         stream,
         stream_async,
     )
+    from agentspan.handle import AgentHandle, AgentStream, AsyncAgentStream
+    from agentspan.runtime import AgentRuntime
 
-_RUNTIME_NAMES = frozenset(
-    [
-        "AgentHandle",
-        "AgentRuntime",
-        "AgentStream",
-        "AsyncAgentStream",
+_LATER = {
+    "agentspan.runtime": ("AgentRuntime",),
+    "agentspan.handle": ("AgentHandle", "AgentStream", "AsyncAgentStream"),
+    "agentspan.default": (
         "configure",
         "deploy",
         "deploy_async",
@@ -83,8 +79,9 @@ _RUNTIME_NAMES = frozenset(
         "start_async",
         "stream",
         "stream_async",
-    ]
-)
+    ),
+}
+_WHERE = {name: module for module, names in _LATER.items() for name in names}
 
 __all__ = [
     "Agent",
@@ -143,9 +140,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _RUNTIME_NAMES:
+    module = _WHERE.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("agentspan.runtime"), name)
+    return getattr(importlib.import_module(module), name)
 
 
 def __dir__() -> list[str]:

@@ -165,6 +165,7 @@ class Agent:
             base_url=self.base_url,
             output_schema=output.json_schema if output else None,
             output_name=output.name if output else None,
+            has_stop_when=self.stop_when is not None,
             metadata=self.metadata,
         )
 
@@ -218,7 +219,7 @@ def _options() -> list[str]:
     return [name for name in inspect.signature(Agent).parameters if name != "unsupported"]
 
 
-# --- @agent ------------------------------------------------------------------------------------------------------------
+# --- @agent ----------------------------------------------------------------------------------------------------------
 
 
 class _DecoratedInstructions:

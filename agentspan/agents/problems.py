@@ -74,7 +74,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "…"
 
 
-# --- JSON schema, the part people write by hand ------------------------------------------------------------------------
+# --- JSON schema, the part people write by hand ----------------------------------------------------------------------
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),

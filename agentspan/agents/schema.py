@@ -148,11 +148,11 @@ class ArgumentSchema:
             except SCHEMA_ERRORS as cause:
                 _refuse(
                     self.tool,
-                    f"a model cannot write its argument {argument.name!r}, because the type has no JSON form "
-                    f"({_first_line(cause)}). Take JSON data, a pydantic model or a dataclass; objects such as clients and "
-                    "connections come from ToolContext.dependencies, or are made inside the tool.",
+                    f"no JSON schema can be made for its argument {argument.name!r}: {_first_line(cause)}. Take JSON data, "
+                    "a pydantic model or a dataclass; objects such as clients and connections come from "
+                    "ToolContext.dependencies, or are made inside the tool.",
                 )
-        _refuse(self.tool, f"its arguments have no JSON schema: {_first_line(error)}")
+        _refuse(self.tool, f"no JSON schema can be made for its arguments: {_first_line(error)}.")
 
     def _refuse_unstorable_default(self, argument: Argument) -> None:
         default = argument.default
@@ -178,7 +178,7 @@ class ArgumentSchema:
         self._model = None
 
 
-# --- shared with tools that have no function ---------------------------------------------------------------------------
+# --- shared with tools that have no function -------------------------------------------------------------------------
 
 
 def arguments_object(raw: str | Mapping[str, Any], *, tool: str, schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def arguments_error(tool: str, problems: Mapping[str, str], schema: Mapping[str,
     )
 
 
-# --- pydantic ----------------------------------------------------------------------------------------------------------
+# --- pydantic --------------------------------------------------------------------------------------------------------
 
 
 def _field(index: int) -> str:
@@ -244,7 +244,7 @@ def _model(tool: str, arguments: tuple[Argument, ...]) -> type[BaseModel]:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def _refuse(tool: str, problem: str) -> NoReturn:

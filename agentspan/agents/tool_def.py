@@ -145,7 +145,7 @@ class ToolDef:
         return self.arguments.to_plain(arguments) if self.arguments is not None else dict(arguments)
 
 
-# --- checks of values --------------------------------------------------------------------------------------------------
+# --- checks of values ------------------------------------------------------------------------------------------------
 
 E = TypeVar("E", bound=Enum)
 

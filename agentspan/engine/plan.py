@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agentspan.agents.spec import AgentSpec, ToolKind
@@ -28,6 +28,8 @@ class RequestedCall:
     call_id: str
     name: str
     arguments: str
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What the provider wants back with the call, unread (Gemini's thought signatures)."""
 
 
 def plan_calls(
@@ -50,7 +52,7 @@ def plan_calls(
 
 def _plan(call: RequestedCall, call_id: str, count: int, spec: AgentSpec, validate: Validate) -> PlannedCall:
     def refused(problem: str) -> PlannedCall:
-        return PlannedCall(call_id=call_id, name=call.name, raw=call.arguments or "{}", error=problem)
+        return PlannedCall(call_id=call_id, name=call.name, raw=call.arguments or "{}", extra=call.extra, error=problem)
 
     tool = spec.tools.get(call.name)
     if tool is None:
@@ -69,6 +71,7 @@ def _plan(call: RequestedCall, call_id: str, count: int, spec: AgentSpec, valida
         call_id=call_id,
         name=call.name,
         raw=call.arguments or "{}",
+        extra=call.extra,
         arguments=arguments,
         arguments_hash=arguments_hash(call.name, arguments) if ask else "",
         ask=ask,

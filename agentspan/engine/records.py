@@ -24,6 +24,8 @@ class PlannedCall:
     name: str
     raw: str
     """The argument text exactly as the model wrote it; it goes back into the conversation unchanged."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Members the provider wants back with the call in the conversation."""
     arguments: dict[str, Any] | None = None
     arguments_hash: str = ""
     """What an approval is bound to (P6)."""

@@ -12,7 +12,7 @@ from typing import Any
 from agentspan.engine.admit import Signal
 from agentspan.errors import CorruptRecordError
 from agentspan.persistence.codec import BlobMemo, BodyError, Packed, pack, unpack
-from agentspan.persistence.rules import StoredEntry, check_names
+from agentspan.persistence.rules import STARTED_EVENTS, StoredEntry, check_names
 from agentspan.persistence.store import Commit, JournalEntry, NewExecution, PendingRow
 
 GetBlob = Callable[[bytes], bytes | None]
@@ -60,10 +60,10 @@ def pack_commit(commit: Commit, memo: BlobMemo) -> PackedCommit:
     return PackedCommit(commit, entries, opens, snapshot, blobs)
 
 
-def pack_started(new: NewExecution, session_from: str | None, memo: BlobMemo, events_to: int) -> Packed:
+def pack_started(new: NewExecution, session_from: str | None, memo: BlobMemo) -> Packed:
     """Record 0 of a new execution."""
     body = new.started if session_from is None else {**new.started, "session_from": session_from}
-    place = record_place(new.execution_id, 0, "started", 0, events_to)
+    place = record_place(new.execution_id, 0, "started", 0, STARTED_EVENTS)
     return pack(body, memo, context=place, spare_depth=RECORD_SPARE_DEPTH)
 
 

@@ -12,7 +12,7 @@ from agentspan.engine.admit import Signal
 from agentspan.errors import AmbiguousExecutionError, CorruptRecordError, UnknownExecutionError
 from agentspan.persistence.bodies import GetBlob, check_tail, read_entry, read_note, read_pending, read_signal, read_snapshot
 from agentspan.persistence.codec import BlobMemo
-from agentspan.persistence.rules import StoredEntry
+from agentspan.persistence.rules import StoredEntry, legible
 from agentspan.persistence.store import DeploymentRow, ExecutionRow, JournalEntry, Loaded, PendingRow
 
 log = logging.getLogger("agentspan.store")
@@ -92,7 +92,7 @@ def unfinished(db: sqlite3.Connection) -> list[ExecutionRow]:
 
 def find(db: sqlite3.Connection, prefix: str) -> str:
     """The full ID for a short one."""
-    if prefix.isascii() and prefix:
+    if prefix and legible(prefix) == prefix:
         candidates = [
             str(found[0])
             for found in db.execute(

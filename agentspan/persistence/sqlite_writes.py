@@ -11,7 +11,7 @@ from agentspan.errors import ExecutionFinishedError, SequenceConflictError, Stal
 from agentspan.persistence import rules
 from agentspan.persistence import sqlite_rows as read
 from agentspan.persistence.bodies import PackedCommit, pack_note, pack_signal, pack_started, read_signal
-from agentspan.persistence.codec import BlobMemo, blob_bytes
+from agentspan.persistence.codec import BlobMemo, Packed, blob_bytes
 from agentspan.persistence.decisions import judge
 from agentspan.persistence.store import Accepted, Created, DeploymentRow, NewExecution, Receipt, TakenOver
 
@@ -19,8 +19,8 @@ _NOBODY = b""
 """The host of an execution that no incarnation holds."""
 
 
-def create(db: sqlite3.Connection, new: NewExecution, metadata: bytes, memo: BlobMemo) -> Created:
-    """The row and record 0, unless the request or the key has them already."""
+def create(db: sqlite3.Connection, new: NewExecution, started: Packed, metadata: bytes, memo: BlobMemo) -> Created:
+    """The row and record 0 (`started`), unless the request or the key has them already."""
     first = db.execute(
         "SELECT execution_id FROM executions WHERE request_id = ? "
         "UNION ALL SELECT execution_id FROM executions WHERE agent = ? AND idempotency_key = ? LIMIT 1",
@@ -31,7 +31,8 @@ def create(db: sqlite3.Connection, new: NewExecution, metadata: bytes, memo: Blo
     if db.execute("SELECT 1 FROM executions WHERE execution_id = ?", (new.execution_id,)).fetchone():
         raise SequenceConflictError(execution_id=new.execution_id, seq=0, held=0)
     session = _session_before(db, new)
-    started = pack_started(new, None if session is None else session[1], memo, rules.STARTED_EVENTS)
+    if session is not None:
+        started = pack_started(new, session[1], memo)
     execution = db.execute(
         "INSERT INTO executions (execution_id, request_id, agent, deployment_id, session_id, idempotency_key, session_from, "
         "created_at, unfinished, status, epoch, seq, events, updated_at, resident, crashes, recoveries, current_task, host) "
@@ -183,7 +184,7 @@ def _change_row(db: sqlite3.Connection, execution: int, packed: PackedCommit, ev
             events,
             change.status,
             change.updated_at,
-            change.wake_at,
+            None if ends else change.wake_at,
             resident,
             rules.legible(change.current_task),
             change.finish_reason,
@@ -194,7 +195,7 @@ def _change_row(db: sqlite3.Connection, execution: int, packed: PackedCommit, ev
             execution,
         ),
     )
-    if ends:
+    if change.status in rules.SETTLED:
         # Its index is touched only here, so that a step does not pay for it.
         db.execute("UPDATE executions SET unfinished = 0 WHERE id = ?", (execution,))
 

@@ -57,9 +57,7 @@ def test_google_style() -> None:
         "amount": "Euros: not cents.",
         "extra": "More.",
     }
-    assert (
-        said.description == "Refund an order.\n\nUse it only after the order was found.\n\nNote:\n    Never twice."
-    )
+    assert said.description == "Refund an order.\n\nUse it only after the order was found.\n\nNote:\n    Never twice."
 
 
 def test_numpy_style() -> None:
@@ -89,7 +87,7 @@ def test_no_docstring_is_empty(text: str | None) -> None:
     "text",
     [
         "One line.",
-        "Usage:\n    call it",
+        "Do.\nUsage:\ncall it",
         "Steps:\n- first: do this\n- second: do that",
         "See http://example.com: it explains",
     ],

@@ -64,7 +64,14 @@ def test_data_that_does_not_fit(value: Any, path: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     "schema",
-    [{}, {"not": {"type": "string"}}, {"type": "unknown"}, {"pattern": "(?<bad"}, {"$ref": "#/nowhere"}, {"format": "x"}],
+    [
+        {},
+        {"not": {"type": "string"}},
+        {"type": "unknown"},
+        {"pattern": "(?<bad"},
+        {"$ref": "#/nowhere"},
+        {"format": "x"},
+    ],
 )
 def test_what_is_not_known_is_let_pass(schema: dict[str, Any]) -> None:
     assert schema_problems(schema, "text") == {}

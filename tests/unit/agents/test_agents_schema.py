@@ -9,11 +9,12 @@ from datetime import date, datetime, timezone
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypedDict, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
 from uuid import UUID
 
 import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from agentspan.agents.context import ToolContext
 from agentspan.agents.schema import ArgumentSchema
@@ -380,7 +381,7 @@ GOOD = {"order_id": "a", "amount": 2, "items": []}
         ({"items": [{"name": "n"}, {"price": 1}]}, {"items[1].name": ["required"]}),
         ({"items": [{"name": "n", "price": "x"}]}, {"items[0].price": ["valid number"]}),
         ({"color": "red"}, {"color": ["not a valid name", "Did you mean 'colour'?"]}),
-        ({"amount": None, "items": 3}, {"amount": ["valid number", "null"], "items": ["valid list", "3"]}),
+        ({"amount": None, "items": 3}, {"amount": ["valid number", "null"], "items": ["valid array", "3"]}),
         ({"order_id": "x" * 5000, "amount": "y" * 5000}, {"amount": ["…"]}),
     ],
 )
