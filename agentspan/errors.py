@@ -302,6 +302,10 @@ class ServerUnavailableError(ServerError, ConnectionError):
     template = "No AgentSpan server answers at {where}: {problem}"
 
 
+class ServerGoneError(ServerUnavailableError):
+    """The server that this process was connected to has ended. A runtime looks for the next one by itself."""
+
+
 class ServerTimeoutError(ServerError, TimeoutError):
     """A deadline passed before the answer came. The execution is left alone."""
 

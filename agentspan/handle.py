@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Generator, Iterator
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
@@ -21,7 +21,7 @@ LONG_POLL_S = 25.0
 FOREVER_S = 10.0 * 365 * 86400
 
 
-@lru_cache(maxsize=None)
+@cache
 def _reader(cls: type) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import os
 import signal as signals
 import threading
 import time
@@ -16,10 +15,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agentspan.actors.environment import prepare
-from agentspan.actors.lease import Descriptor, Lease
 from agentspan.agents.agent import Agent
 from agentspan.agents.events import AgentEvent
 from agentspan.agents.results import AgentResult, AgentStatus, DeploymentInfo
@@ -30,14 +28,17 @@ from agentspan.errors import (
     ConfigurationError,
     InvalidPromptError,
     RuntimeClosedError,
+    ServerGoneError,
     ServerTimeoutError,
-    ServerUnavailableError,
 )
 from agentspan.handle import FOREVER_S, LONG_POLL_S, AgentHandle, AgentStream, AsyncAgentStream, new_id, read_back
 
-START_WAIT_S = 60.0
-"""How long to wait for a server that is just starting."""
+if TYPE_CHECKING:
+    from agentspan.actors.link import Link
 
+READY_WAIT_S = 60.0
+GRACE_S = 5.0
+"""How much longer than it was told to a wait may take, when the server is slow or is being started again."""
 
 _ray_thread = ThreadPoolExecutor(1, thread_name_prefix="agentspan-ray")
 """Starts and leaves clusters. One thread for the life of the process: the kernel ends an embedded cluster's processes
@@ -83,11 +84,22 @@ class AgentRuntime:
         else:
             self.settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
         self._connection: Connection | None = None
-        self._lease: Lease | None = None
-        self._owns_ray = False
+        self._link: Link | None = None
         self._closed = False
         self._lock = threading.Lock()
         self._deployed: set[str] = set()
+
+    @classmethod
+    def offline(cls, settings: Settings | None = None) -> AgentRuntime:
+        """A runtime over the store alone, without a server and without Ray: reads, decides, signals and deploys.
+
+        What it stores takes effect when a server is up; starting an execution is refused with `ServerUnavailableError`.
+        """
+        from agentspan.actors.offline import StoreConnection
+
+        runtime = cls(settings=settings)
+        runtime._connection = StoreConnection(runtime.settings)
+        return runtime
 
     # --- life cycle
 
@@ -113,85 +125,43 @@ class AgentRuntime:
         with self._lock:
             self._closed = True
             self._connection = None
-            if self._owns_ray:
-                from agentspan.actors import cluster
+            link, self._link = self._link, None
+            if link is not None:
+                from agentspan.actors.link import leave
 
-                cluster.leave()
-                self._owns_ray = False
-            if self._lease is not None:
-                self._lease.release()
-                self._lease = None
+                leave(link)
 
     async def _connected(self) -> Connection:
         if self._connection is None:
             # Ray starts and connects blockingly; off the loop, so that a notebook or a server stays responsive.
-            return await asyncio.wrap_future(_ray_thread.submit(self._connect))
+            return await asyncio.wrap_future(_ray_thread.submit(self._connect, None))
         return self._connection
 
-    def _connect(self) -> Connection:
+    def _connect(self, gone: Connection | None) -> Connection:
+        """Have a connection, and another one than `gone`."""
         with self._lock:
             if self._closed:
                 raise RuntimeClosedError()
-            if self._connection is None:
-                self._connection = self._open_connection()
+            if self._connection is None or self._connection is gone:
+                prepare(self.settings.home.expanduser())
+                from agentspan.actors.link import enter
+
+                self._connection, lost = None, self._link
+                self._link = enter(self.settings, lost=lost)
+                self._connection = self._link.connection
             return self._connection
-
-    def _open_connection(self) -> Connection:
-        home = self.settings.home.expanduser()
-        prepare(home)
-        from agentspan.actors import cluster
-
-        address = self.settings.address
-        if cluster.is_connected():
-            cluster.ensure_supervisor(self.settings)
-            return cluster.RayConnection(where=address or "the connected Ray cluster")
-        if address is not None:
-            cluster.join(address)
-            self._owns_ray = True
-            if not address.startswith("ray://"):
-                cluster.ensure_supervisor(self.settings)
-            return cluster.RayConnection(where=address)
-        lease = Lease(home)
-        deadline = time.monotonic() + START_WAIT_S
-        while not lease.take():
-            descriptor = lease.read()
-            if descriptor is not None:
-                cluster.join(descriptor.address)
-                self._owns_ray = True
-                return cluster.RayConnection(where=descriptor.address)
-            if time.monotonic() > deadline:
-                raise ServerUnavailableError(where=str(home), problem="a server holds the lease but does not come up.")
-            time.sleep(0.05)
-        try:
-            return self._start_embedded(lease)
-        except BaseException:
-            lease.release()
-            raise
-
-    def _start_embedded(self, lease: Lease) -> Connection:
-        from agentspan import __version__
-        from agentspan.actors import cluster
-
-        address = cluster.start_local(self.settings)
-        self._owns_ray, self._lease = True, lease
-        lease.publish(
-            Descriptor(
-                address=address,
-                pid=os.getpid(),
-                store_url=self.settings.store_url,
-                version=__version__,
-                started_at=time.time(),
-                embedded=True,
-            )
-        )
-        return cluster.RayConnection(where=address)
 
     async def _call(self, verb: str, *, timeout_s: float = 0.0, wait_s: float | None = None, **args: Any) -> Any:
         """Ask the server. `timeout_s` is how long the verb itself may take; every call has a deadline on top of it."""
         connection = await self._connected()
         if wait_s is not None:
             args["timeout_s"] = wait_s
-        return await connection.call(verb, args, timeout_s + self.settings.call_timeout_s)
+        while True:
+            try:
+                return await connection.call(verb, args, timeout_s + self.settings.call_timeout_s)
+            except ServerGoneError:
+                # Every verb is idempotent, so it can be asked again of the next server of this home.
+                connection = await asyncio.wrap_future(_ray_thread.submit(self._connect, connection))
 
     # --- agents
 
@@ -203,9 +173,9 @@ class AgentRuntime:
         Raises:
             UnshippableCodeError: Something an agent refers to cannot be sent; names it. Nothing was deployed.
         """
+        await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
         from agentspan.actors.shipping import pack
 
-        await self._connected()
         rows = [await asyncio.to_thread(pack, _agent(agent)) for agent in agents]
         return [await self._deploy_row(row) for row in rows]
 
@@ -275,13 +245,13 @@ class AgentRuntime:
             new["agent"] = agent
             known: Agent | None = None
         else:
-            from agentspan.actors.shipping import pack
-
             known = _agent(agent)
             new["agent"] = known.name
         new["prompt"] = _prompt(prompt, new["agent"])
         if known is not None:
-            await self._connected()
+            await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
+            from agentspan.actors.shipping import pack
+
             row = pack(known)
             if row.deployment_id not in self._deployed:
                 await self._deploy_row(row)
@@ -387,7 +357,13 @@ class AgentRuntime:
         while True:
             left = max(0.0, deadline - time.monotonic())
             wait = min(LONG_POLL_S, left)
-            page = await self._call("result", execution_id=execution_id, timeout_s=wait, wait_s=wait)
+            try:
+                async with asyncio.timeout(left + GRACE_S):
+                    page = await self._call("result", execution_id=execution_id, timeout_s=wait, wait_s=wait)
+            except TimeoutError:
+                if left > wait:
+                    raise  # The server does not answer.
+                raise ServerTimeoutError(what="The execution", timeout_s=timeout, execution_id=execution_id) from None
             if page["settled"]:
                 result: AgentResult = read_back(AgentResult, page["result"])
                 return await self._typed(result, agent)
@@ -446,7 +422,7 @@ class AgentRuntime:
 
     async def ready_async(self) -> None:
         """Return once the standby shelf is full."""
-        await self._call("ready", timeout_s=START_WAIT_S)
+        await self._call("ready", timeout_s=READY_WAIT_S)
 
     async def gc_async(self, *, older_than_s: float, dry_run: bool = True) -> dict[str, Any]:
         """Remove executions that ended more than `older_than_s` ago. Shows only what it would do unless told otherwise."""

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,22 @@ from agentspan.actors.shipping import load_key
 from agentspan.actors.supervision import SupervisionSettings
 from agentspan.actors.supervisor import SUPERVISOR, SupervisorActor, SupervisorConfig
 from agentspan.config import NAMESPACE, Settings
-from agentspan.errors import ConfigurationError, ServerTimeoutError, ServerUnavailableError
+from agentspan.errors import ConfigurationError, ServerGoneError, ServerTimeoutError, ServerUnavailableError
 
 log = logging.getLogger("agentspan.cluster")
 
 RETRY_PAUSE_S = 0.1
+CHECK_UP_S = 0.5
+"""How often a call that waits asks whether the server is still up."""
 
 
 class RayConnection:
     """Talks to the supervisor over Ray, natively or through Ray Client. Safe to use from any event loop."""
 
-    def __init__(self, *, where: str) -> None:
+    def __init__(self, *, where: str, is_up: Callable[[], bool] = lambda: True) -> None:
+        """`is_up` says whether the server is still there: calls to one that is gone would hang until Ray gives up."""
         self.where = where
+        self._is_up = is_up
         self._supervisor: Any = None
 
     async def call(self, verb: str, args: dict[str, Any], timeout_s: float) -> Any:
@@ -41,6 +46,7 @@ class RayConnection:
         Raises:
             AgentspanError: What the verb raised.
             ServerTimeoutError: No answer within `timeout_s`; the outcome is unknown.
+            ServerGoneError: The server has ended.
             ServerUnavailableError: There is no supervisor in this cluster.
         """
         deadline = time.monotonic() + timeout_s
@@ -48,9 +54,10 @@ class RayConnection:
             left = deadline - time.monotonic()
             try:
                 async with asyncio.timeout(max(0.001, left)):
-                    envelope = await self._ask(verb, args)
+                    envelope = await self._while_up(self._ask(verb, args))
             except (ActorUnavailableError, ActorDiedError) as problem:
                 self._supervisor = None
+                self._check_up()
                 if time.monotonic() + RETRY_PAUSE_S > deadline:
                     raise ServerUnavailableError(where=self.where, problem=str(problem)[:300]) from problem
                 await asyncio.sleep(RETRY_PAUSE_S)
@@ -60,16 +67,32 @@ class RayConnection:
                 raise ServerTimeoutError(
                     what=f"The server's answer to {verb!r}", timeout_s=timeout_s, execution_id=execution_id
                 ) from problem
+            except ServerUnavailableError:
+                raise
             except (RayActorError, RayTaskError, ConnectionError) as problem:
                 raise ServerUnavailableError(where=self.where, problem=str(problem)[:300]) from problem
             if "error" in envelope:
                 raise unpack_error(envelope["error"])
             return envelope["value"]
 
+    async def _while_up(self, asking: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+        task = asyncio.ensure_future(asking)
+        try:
+            while not (await asyncio.wait({task}, timeout=CHECK_UP_S))[0]:
+                self._check_up()
+            return task.result()
+        finally:
+            task.cancel()
+
+    def _check_up(self) -> None:
+        if not self._is_up():
+            raise ServerGoneError(where=self.where, problem="it has ended.")
+
     async def _ask(self, verb: str, args: dict[str, Any]) -> dict[str, Any]:
         if self._supervisor is None:
             try:
-                self._supervisor = ray.get_actor(SUPERVISOR, namespace=NAMESPACE)
+                # Off the loop: without a head it would block for a minute.
+                self._supervisor = await asyncio.to_thread(ray.get_actor, SUPERVISOR, namespace=NAMESPACE)
             except ValueError as problem:
                 raise ServerUnavailableError(
                     where=self.where, problem="this Ray cluster has no AgentSpan supervisor."

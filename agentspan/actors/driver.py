@@ -20,9 +20,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from agentspan.actors.feed import Feed
 from agentspan.agents.spec import AgentSpec
@@ -37,6 +37,7 @@ from agentspan.persistence.loading import load_state, pending_rows
 from agentspan.persistence.store import Commit, JournalEntry, PendingRow, RowChange, Store
 
 log = logging.getLogger("agentspan.driver")
+T = TypeVar("T")
 
 SNAPSHOT_BYTES_MIN = 64 * 1024
 """Deltas below this are never worth a snapshot of their own."""
@@ -139,7 +140,7 @@ class Driver:
     # --- the loop
 
     async def _load(self) -> None:
-        loaded = await self._store.load(self.execution_id)
+        loaded = await self._patiently(lambda: self._store.load(self.execution_id))
         self._state = load_state(loaded)
         self._delta_bytes, self._snapshot_bytes = loaded.entries_bytes, loaded.snapshot_bytes
         self._snapshot_seq = loaded.snapshot_seq
@@ -190,6 +191,9 @@ class Driver:
         records = []
         for effect, task in landed:
             self._flying.pop(effect, None)
+            if task.cancelled():
+                # User code cancelled the task it runs in. Another life tries it again, and gives up in the end.
+                raise RuntimeError(f"{effect} was cancelled from inside")
             records.append(task.result())  # A performer raises only what must stop the driver.
         return records
 
@@ -209,10 +213,10 @@ class Driver:
             case CheckStop():
                 return await self._performer.check_stop(self._state, effect)
             case LoadSession():
-                return await self._performer.load_session(self._state, effect)
+                return await self._patiently(lambda: self._performer.load_session(self._state, effect))
 
     def _land(self, effect: Effect, task: asyncio.Task[r.AnyRecord]) -> None:
-        if not task.cancelled():
+        if effect in self._flying:  # Else it was dropped, and nobody waits for it.
             self._landed.append((effect, task))
             self._wake.set()
 
@@ -330,7 +334,7 @@ class Driver:
         await self._write((), (), (), (), progress=False, resident=False)
         return Outcome(ended=ended, status=status_of(self._state).value, wake_at=self._decision.wake_at)
 
-    async def _patiently(self, call: Callable[[], Any]) -> Any:
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat an idempotent store call while its outcome is unknown."""
         deadline = time.monotonic() + STORE_RETRY_S
         pause = 0.05

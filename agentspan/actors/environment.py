@@ -29,16 +29,41 @@ SETTINGS = {
 }
 
 
+AUTH_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+OURS = "AGENTSPAN_RAY_TOKEN_PATH"
+"""Tells a token path that AgentSpan chose (in this process or a parent) from one that the user did."""
+
+
 def prepare(home: Path) -> None:
     """Set what is not set already: quiet, quick to notice death, and only for holders of this home's token."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
-        return  # Too late to choose: Ray has read its settings, and its own default (a token in the user's home) holds.
-    if "RAY_AUTH_TOKEN" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(_token(home / "ray.token"))
+    if not any(name in os.environ for name in AUTH_VARIABLES) or _is_ours():
+        _use_token(str(_token(home / "ray.token")))
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _is_ours() -> bool:
+    return OURS in os.environ and os.environ.get("RAY_AUTH_TOKEN_PATH") == os.environ[OURS]
+
+
+def _use_token(path: str) -> None:
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return  # It is connected already, with whatever token that took.
+    os.environ["RAY_AUTH_TOKEN_PATH"] = os.environ[OURS] = path
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if ray is None:
+        return
+    # Imported before us, Ray has read its settings. It can read them again; that is private, so be ready to miss it.
+    try:
+        from ray._raylet import AuthenticationTokenLoader, Config
+
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+    except (ImportError, AttributeError):
+        pass
 
 
 def _token(path: Path) -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.residence import HostConfig, Residence
 
 
@@ -20,6 +21,7 @@ class ExecutionActor:
     def __init__(self, name: str, config: HostConfig) -> None:
         from agentspan.actors.shipping import unpack
 
+        share_fate_with_raylet()
         node = ray.get_runtime_context().get_node_id()
         self._residence = Residence(config, unpack=unpack, actor_name=name, node=node)
 

@@ -105,19 +105,18 @@ class Feed:
             waiter: asyncio.Future[None] = loop.create_future()
             with self._lock:
                 self._waiters.add((loop, waiter))
-            page = self.read(after, after_token)
-            left = deadline - loop.time()
-            if page is None or page["events"] or page["tokens"] or page["closed"] or left <= 0:
-                with self._lock:
-                    self._waiters.discard((loop, waiter))
-                return page
             try:
+                page = self.read(after, after_token)
+                left = deadline - loop.time()
+                if page is None or page["events"] or page["tokens"] or page["closed"] or left <= 0:
+                    return page
                 async with asyncio.timeout(left):
                     await waiter
             except TimeoutError:
+                return self.read(after, after_token)
+            finally:  # Also when the reader goes away: an execution may wait for days, with readers coming and going.
                 with self._lock:
                     self._waiters.discard((loop, waiter))
-                return self.read(after, after_token)
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

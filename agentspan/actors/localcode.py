@@ -5,7 +5,8 @@ node, so they are pickled whole. All others are pickled by name. `CodePickler` a
 otherwise pickle without an error and then fail, or do harm, where it is loaded:
 
 * an open file: cloudpickle ships its content;
-* `functools.lru_cache` functions and `NewType`s: they pickle by name, even those of `__main__`;
+* `functools.lru_cache` functions, `NewType`, `ParamSpec`: they pickle by name, even those of `__main__`;
+* a library's sentinel, such as `dataclasses.MISSING`: its copy would no longer *be* it;
 * `os.environ`: its content, keys and all, would travel;
 * an import of a local module inside a function: cloudpickle does not see it;
 * anything else that pickles by name in a local module: found by reading the names in the finished pickle.
@@ -79,7 +80,7 @@ def pickle_by_value(value: Any) -> Packed:
     """
     with local_modules_by_value():
         code, pickler = _dump(value)
-        digest = _Fingerprint(pickler.class_addresses).of(value)
+        digest = _Fingerprint(pickler.addresses).of(value)
     return Packed(code, digest)
 
 
@@ -146,7 +147,7 @@ def _dump(value: Any) -> tuple[bytes, CodePickler]:
         pickler = CodePickler(buffer)
         pickler.dump(value)
         code = buffer.getvalue()
-    for module, name in _named_globals(code):
+    for module, name in sorted(_named_globals(code)):
         held = sys.modules.get(module)
         if module == "__main__" or (held is not None and is_local(held)):
             raise Unshippable(
@@ -161,29 +162,59 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def __init__(self, file: typing.IO[bytes]) -> None:
         super().__init__(file, protocol=5)
-        self.class_addresses: set[int] = set()
-        """Addresses of the classes met; schemas may contain them as text."""
+        self.addresses: set[int] = set()
+        """Of the objects met. Schemas contain those of classes and types as text."""
+        self._sentinels: dict[int, tuple[types.ModuleType, str]] | None = None
 
     def reducer_override(self, obj: Any) -> Any:
+        self.addresses.add(id(obj))
         kind = type(obj)  # Not isinstance: it asks the object for its __class__, which a lazy proxy answers with work.
         if kind is types.FunctionType:
             reduced = super().reducer_override(obj)
             if reduced is not NotImplemented:
                 _refuse_local_imports(obj.__code__, obj.__globals__)
             return reduced
-        if issubclass(kind, type):
-            self.class_addresses.add(id(obj))
-        elif obj is os.environ:
+        if obj is os.environ:
             return getattr, (os, "environ")
-        elif kind is functools._lru_cache_wrapper:
+        if kind is functools._lru_cache_wrapper:
             return _cached_function_reduce(obj)
-        elif kind is typing.NewType and not _is_found_by_name(obj):
+        if kind is typing.NewType and not _is_found_by_name(obj):
             return rebuild_new_type, (obj.__name__, obj.__qualname__, obj.__module__, obj.__supertype__)
-        elif issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO)):
+        if kind in (typing.ParamSpec, typing.TypeVarTuple) and not _is_found_by_name(obj):
+            return kind, (obj.__name__,)
+        if issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO)):
             return _standard_stream_reduce(obj)
-        elif issubclass(kind, (ray.ObjectRef, ray.actor.ActorHandle)):
+        if issubclass(kind, (ray.ObjectRef, ray.actor.ActorHandle)):
             raise Unshippable("It belongs to this Ray cluster and ends with it, but a deployment does not")
+        if (sentinel := self._sentinel(obj)) is not None:
+            return getattr, sentinel
         return super().reducer_override(obj)
+
+    def _sentinel(self, obj: Any) -> tuple[types.ModuleType, str] | None:
+        """Where a library keeps an object that says nothing but that it is this one (compared with `is`)."""
+        kind: Any = type(obj)
+        if kind is object:
+            if self._sentinels is None:
+                self._sentinels = _bare_objects()
+            return self._sentinels.get(id(obj))
+        if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+            return None
+        module = sys.modules.get(kind.__module__)
+        if getattr(obj, "__dict__", None) or module is None or is_local(module):
+            return None
+        names = (name for name, value in list(module.__dict__.items()) if value is obj)
+        return next(((module, name) for name in names), None)
+
+
+def _bare_objects() -> dict[int, tuple[types.ModuleType, str]]:
+    """Every `object()` that is an attribute of a module other nodes have too."""
+    return {
+        id(value): (module, name)
+        for module in list(sys.modules.values())
+        if isinstance(module, types.ModuleType) and not is_local(module)
+        for name, value in list(module.__dict__.items())
+        if type(value) is object
+    }
 
 
 def rebuild_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:
@@ -220,7 +251,7 @@ def _is_found_by_name(obj: Any) -> bool:
     if module is None or is_local(module):
         return False
     found: Any = module
-    for name in obj.__qualname__.split("."):
+    for name in getattr(obj, "__qualname__", obj.__name__).split("."):
         found = getattr(found, name, None)
     return found is obj
 
@@ -303,8 +334,8 @@ def _named_globals(code: bytes) -> set[tuple[str, str]]:
 class _Fingerprint:
     """Digests what a pickle says, without what differs from run to run."""
 
-    def __init__(self, class_addresses: set[int]) -> None:
-        self._addresses = class_addresses
+    def __init__(self, addresses: set[int]) -> None:
+        self._addresses = addresses
         self._open: set[int] = set()
 
     def of(self, value: Any) -> bytes:
@@ -314,7 +345,7 @@ class _Fingerprint:
 
     def text(self, text: str) -> bytes:
         # Not as text, which pickles differently depending on which equal texts are one object. And pydantic puts
-        # "module.Class:<address>" into schemas: those addresses, and no other numbers, are left out.
+        # "module.Type:<address>" into schemas: those addresses, and no other numbers, are left out.
         stable = _ADDRESS.sub(lambda found: ":" if int(found[1]) in self._addresses else found[0], text)
         return b"text " + stable.encode("utf-8", "surrogatepass")
 
@@ -384,33 +415,44 @@ def blame(parts: Iterator[tuple[str, Any]], test: Test = pickle_problem) -> Blam
         for part, value in parts:
             problem = test(value)
             if problem is not None:
-                return _innermost(part, value, problem, test)
+                found = _search(value, problem, test, set())
+                assert found is not None, "the part itself is always an answer"
+                return Blame(_clause(part, found), str(found.problem), found.problem.remedy)
     return None
 
 
-def _innermost(part: str, value: Any, problem: Unshippable, test: Test) -> Blame:
-    way: list[str] = []
-    seen = {id(value)}
-    while len(way) < HOPS_MAX:
-        for label, child in _references(value):
-            if id(child) in seen:
-                continue
-            found = test(child)
+def _clause(part: str, found: _Find) -> str:
+    kind = _kind(found.value)
+    if found.way:
+        return f"{part} refers to {', which refers to '.join(found.way)} ({kind})"
+    if isinstance(found.value, (types.FunctionType, type)):
+        return f"{part} cannot be shipped"
+    return f"{part} is {kind}"
+
+
+class _Find(NamedTuple):
+    """The innermost object with a problem, and the way to it."""
+
+    way: tuple[str, ...]
+    value: Any
+    problem: Unshippable
+
+
+def _search(value: Any, problem: Unshippable, test: Test, seen: set[int], depth: int = 0) -> _Find | None:
+    """Look behind a value for the object that causes its problem. None: it only refers back to one seen before."""
+    seen.add(id(value))
+    leads_back = False
+    for label, child in _references(value) if depth < HOPS_MAX else ():
+        if id(child) in seen:
+            leads_back = leads_back or child is not value
+            continue
+        cause = test(child)
+        if cause is not None:
+            found = _search(child, cause, test, seen, depth + 1)
             if found is not None:
-                seen.add(id(child))
-                way.append(label)
-                value, problem = child, found
-                break
-        else:
-            break
-    kind = _kind(value)
-    if way:
-        culprit = f"{part} refers to {', which refers to '.join(way)} ({kind})"
-    elif isinstance(value, (types.FunctionType, type)):
-        culprit = f"{part} cannot be shipped"
-    else:
-        culprit = f"{part} is {kind}"
-    return Blame(culprit, str(problem), problem.remedy)
+                return found._replace(way=(label, *found.way))
+            leads_back = True
+    return None if leads_back and depth > 0 else _Find((), value, problem)
 
 
 def _kind(value: Any) -> str:

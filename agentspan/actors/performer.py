@@ -29,7 +29,7 @@ from agentspan.agents.tool_def import ToolDef
 from agentspan.engine import records as r
 from agentspan.engine.decide import CallModel, CallTool, CheckStop, LoadSession
 from agentspan.engine.plan import RequestedCall, plan_calls
-from agentspan.engine.prompt import conversation, response_format, tool_definitions
+from agentspan.engine.prompt import conversation, ended_conversation, response_format, tool_definitions
 from agentspan.engine.state import ExecutionState
 from agentspan.errors import (
     CorruptRecordError,
@@ -114,7 +114,9 @@ class AgentPerformer:
             return r.ModelFailed(
                 at=self._clock(), path=effect.path, attempt=effect.attempt, error=_text(problem), error_type=_type(problem)
             )
-        except Exception as problem:  # The agent's own code (instructions) or a model written by the user.
+        except (Exception, asyncio.CancelledError) as problem:  # The agent's own code, or a model written by the user.
+            if _is_ours(problem):
+                raise
             log.exception("model.failed", extra={"execution_id": state.execution_id})
             error = f"{_type(problem)}: {_text(problem)}"
             return r.ModelFailed(
@@ -125,6 +127,7 @@ class AgentPerformer:
             "on_model_end",
             state,
             text=record.text,
+            llm_result=record.text,  # The name existing programs read.
             tool_calls=[{"name": call.name, "arguments": call.arguments} for call in record.calls],
             turn=effect.turn,
         )
@@ -175,8 +178,7 @@ class AgentPerformer:
         )
 
     def _validate(self, name: str, raw: str) -> dict[str, Any]:
-        tool = self._tools[name]
-        return tool.plain_arguments(tool.validate_arguments(raw))
+        return self._tools[name].recorded_arguments(raw)
 
     async def _instructions(self, state: ExecutionState) -> str:
         instructions = self.agent.instructions
@@ -197,7 +199,8 @@ class AgentPerformer:
     async def call_tool(self, state: ExecutionState, effect: CallTool) -> r.AnyRecord:
         """One attempt of a tool call."""
         call = state.call(effect.path, effect.call_id)
-        assert call is not None and call.arguments is not None, "the engine only names calls that can run"
+        assert call is not None, "the engine only names calls of the current turn"
+        assert call.arguments is not None, "and only those whose arguments were accepted"
         tool = self._tools.get(call.name)
         if tool is None:
             problem = f"The tool {call.name!r} is no longer part of this agent."
@@ -212,7 +215,9 @@ class AgentPerformer:
         try:
             result = _plain(await self._run(tool, arguments, context), tool.name)
             changes = _changes(before, context.state, tool)
-        except (Exception, SystemExit) as problem:
+        except (Exception, SystemExit, asyncio.CancelledError) as problem:
+            if _is_ours(problem):
+                raise
             record = self._tool_failed(effect, tool, problem)
         else:
             record = r.ToolReturned(
@@ -240,8 +245,7 @@ class AgentPerformer:
             if tool.is_async:
                 return await func(**kwargs)
             ambient = contextvars.copy_context()
-            call = lambda: ambient.run(func, **kwargs)  # noqa: E731
-            result = await asyncio.get_running_loop().run_in_executor(self._executor, call)
+            result = await asyncio.get_running_loop().run_in_executor(self._executor, ambient.run, _blocking, func, kwargs)
             # A plain function may still hand back a coroutine (a lambda around an async client, say).
             return await result if inspect.isawaitable(result) else result
 
@@ -290,7 +294,9 @@ class AgentPerformer:
         context = StopContext(result=frame.answer, turn=frame.turn, messages=copy.deepcopy(frame.messages))
         try:
             stop = bool(await _maybe_await(self.agent.stop_when(context)))
-        except Exception as problem:
+        except (Exception, asyncio.CancelledError) as problem:
+            if _is_ours(problem):
+                raise
             log.exception("stop_when.failed", extra={"execution_id": state.execution_id})
             error = f"stop_when raised {_type(problem)}: {_text(problem)}"
             return r.StopChecked(at=self._clock(), path=effect.path, turn=effect.turn, stop=True, error=error)
@@ -299,12 +305,13 @@ class AgentPerformer:
     async def load_session(self, state: ExecutionState, effect: LoadSession) -> r.AnyRecord:
         """Copy the conversation of the session's previous execution."""
         try:
-            messages = load_state(await self._store.load(effect.execution_id)).root.messages
+            before = load_state(await self._store.load(effect.execution_id))
+            messages = ended_conversation(before.root)
         except (UnknownExecutionError, CorruptRecordError) as problem:
             # The new prompt must not be lost because an old conversation was collected or damaged.
             log.warning("session.lost", extra={"execution_id": state.execution_id, "problem": str(problem)})
             messages = []
-        return r.SessionLoaded(at=self._clock(), messages=list(messages))
+        return r.SessionLoaded(at=self._clock(), messages=messages)
 
     async def on_start(self, state: ExecutionState) -> None:
         """Tell the callbacks that the agent starts."""
@@ -320,13 +327,30 @@ class AgentPerformer:
                 await _maybe_await(
                     getattr(handler, hook)(execution_id=state.execution_id, agent_name=self.spec.name, **facts)
                 )
-            except Exception:
+            except (Exception, asyncio.CancelledError) as problem:
+                if _is_ours(problem):
+                    raise
                 # An observer must not change what it observes; its failure is logged with its traceback.
                 log.exception("callback.failed", extra={"execution_id": state.execution_id, "hook": hook})
 
 
 class UnrecordableResultError(TypeError):
     """A tool returned something that is not data."""
+
+
+def _is_ours(problem: BaseException) -> bool:
+    """The driver cancels this effect. User code may raise CancelledError, too (it awaited a task that somebody cancelled);
+    that is a failure like any other."""
+    task = asyncio.current_task()
+    return isinstance(problem, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _blocking(func: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+    """Call a tool in its thread. A future cannot carry StopIteration: before Python 3.12 the call would never return."""
+    try:
+        return func(**kwargs)
+    except StopIteration as problem:
+        raise RuntimeError("the function raised StopIteration") from problem
 
 
 def _plain(result: Any, tool: str) -> Any:

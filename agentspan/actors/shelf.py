@@ -98,12 +98,16 @@ class Shelf:
                 self._wanted.clear()
                 await self._wanted.wait()
             self._filled.clear()
+            actor: ActorHandle | None = None
             try:
                 async with self._slots:
                     actor = await self._fleet.create(self._mint())
                     host = await actor.warm(tuple(self._deployments))
-            except ActorGone as problem:
-                log.warning("standby.failed", extra={"problem": str(problem)})
+            except Exception:
+                # Whatever it was, executions start without a standby too; only slower. Try again, and say so.
+                log.exception("standby.failed")
+                if actor is not None:
+                    actor.kill()
                 await asyncio.sleep(RETRY_S)
             else:
                 self._ready.append(Standby(actor, host))

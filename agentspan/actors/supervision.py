@@ -28,11 +28,11 @@ from agentspan.engine.apply import apply
 from agentspan.engine.admit import Signal
 from agentspan.errors import (
     AgentNotFoundError,
-    AgentspanError,
     CorruptRecordError,
     ExecutionFinishedError,
     StaleEpochError,
     StoreUnavailableError,
+    UnstorableValueError,
 )
 from agentspan.persistence.loading import load_state
 from agentspan.persistence.store import Commit, ExecutionRow, JournalEntry, NewExecution, RowChange, Store
@@ -92,40 +92,44 @@ class Supervision:
         self._scanner: asyncio.Task[None] | None = None
         self._failures: dict[str, str] = {}
         self._stopping = False
+        self._starting = asyncio.Lock()
 
     # --- life cycle
 
     async def start(self) -> None:
         """Take up every unfinished execution: attach to those that run, recover the others. Idempotent."""
-        if self._scanner is not None:
-            return
-        rows = await self._store.unfinished()
-        unfinished = {row.execution_id for row in rows}
-        for name in await self._fleet.names():
-            if name not in unfinished:
-                # A standby of the last supervisor, or an actor whose execution ended: nobody waits for it.
-                actor = await self._fleet.find(name)
-                if actor is not None:
-                    actor.kill()
-        for row in rows:
-            self._consider(row)
-        self.shelf.start()
-        self._scanner = asyncio.create_task(self._scan())
+        async with self._starting:
+            if self._scanner is not None:
+                return
+            self._stopping = False
+            rows = await self._store.unfinished()
+            unfinished = {row.execution_id for row in rows}
+            for name in await self._fleet.names():
+                if name not in unfinished:
+                    # A standby of the last supervisor, or an actor whose execution ended: nobody waits for it.
+                    actor = await self._fleet.find(name)
+                    if actor is not None:
+                        actor.kill()
+            for row in rows:
+                self._consider(row)
+            self.shelf.start()
+            self._scanner = asyncio.create_task(self._scan())
 
     async def stop(self) -> None:
         """Let go of everything without ending any execution: what runs goes on by itself. Idempotent."""
-        self._stopping = True
-        scanner, self._scanner = self._scanner, None
-        tasks = [scanner] if scanner is not None else []
-        for resident in self._residents.values():
-            tasks += [task for task in (resident.task, resident.run) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        for timer in self._timers.values():
-            timer.cancel()
-        await self.shelf.stop()
+        async with self._starting:
+            self._stopping = True
+            scanner, self._scanner = self._scanner, None
+            tasks: list[asyncio.Task[Any]] = [scanner] if scanner is not None else []
+            for resident in self._residents.values():
+                tasks += [task for task in (resident.task, resident.run) if task is not None]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+            while self._timers:
+                self._timers.popitem()[1].cancel()
+            await self.shelf.stop()
 
     # --- what clients ask
 
@@ -165,9 +169,14 @@ class Supervision:
         )
         try:
             created = await self._store.create(request)
-        except BaseException:
+        except UnstorableValueError:
             if standby is not None:
                 self.shelf.put_back(standby)
+            raise
+        except BaseException:
+            # It may be stored all the same; then a standby of that name would have every later start refused.
+            if standby is not None:
+                standby.actor.kill()
             raise
         if created.is_new:
             self.shelf.remember(deployment_id)
@@ -247,7 +256,9 @@ class Supervision:
             event.set()
 
     def _care_for(self, execution_id: str, *, standby: Standby | None = None, attach: bool = False, tokens: bool = False) -> None:
-        if execution_id in self._residents:
+        if self._stopping or execution_id in self._residents:
+            if standby is not None:
+                standby.actor.kill()  # The scan was faster and has another actor for it.
             return
         timer = self._timers.pop(execution_id, None)
         if timer is not None:
@@ -267,7 +278,7 @@ class Supervision:
             log.info("residence.over", extra={"execution_id": execution_id, "problem": str(problem)})
         except CorruptRecordError as problem:
             await self._store.quarantine(execution_id, error=str(problem))
-        except AgentspanError:
+        except Exception:
             # The scan comes back to it; nothing is lost, and an error that stays is one that operators must see.
             log.exception("residence.failed", extra={"execution_id": execution_id})
         finally:
@@ -377,7 +388,10 @@ class Supervision:
 
     async def _at_rest(self, execution_id: str, wake_at: float | None) -> None:
         """After a hibernation: whatever came in while it was leaving wakes it again; else its timer does."""
-        row = await self._store.row(execution_id)
+        try:
+            row = await self._store.row(execution_id)
+        except StoreUnavailableError:
+            return  # The scan comes back to it.
         if row.inbox:
             self._care_for(execution_id)
         elif wake_at is not None:

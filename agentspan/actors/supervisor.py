@@ -24,6 +24,7 @@ from ray.exceptions import (
 
 from agentspan.actors.desk import Desk
 from agentspan.actors.execution import ExecutionActor
+from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.fleet import ActorGone
 from agentspan.actors.residence import HostConfig
 from agentspan.actors.supervision import Supervision, SupervisionSettings
@@ -170,6 +171,7 @@ class SupervisorActor:
     """One per store. Every call goes through `call`, as data; see `Desk` for the verbs."""
 
     def __init__(self, config: SupervisorConfig) -> None:
+        share_fate_with_raylet()
         self._config = config
         self._desk: asyncio.Task[Desk] = asyncio.get_event_loop().create_task(self._open())
 

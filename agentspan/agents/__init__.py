@@ -1,7 +1,7 @@
 """The public names. `from agentspan.agents import Agent, tool, AgentRuntime` is the documented way in.
 
-What a user writes and reads is imported here. What runs it (`AgentRuntime`, `run`, `deploy` ...) needs Ray and is looked
-up when it is first asked for, so that an agent's code can be loaded without it.
+What a user writes and reads is imported here. What runs it (`AgentRuntime`, `run`, `deploy` ...) needs Ray and is
+looked up when it is first asked for, so that an agent's code can be loaded without it.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ class Agent:
     Args:
         name: Letters, digits, `_` and `-`, not starting with a digit or `-`. Executions are listed under it.
         model: `provider/model`, such as `openai/gpt-4o`.
-        instructions: The system prompt, or a function that writes it before each model call. The function takes nothing or
-            an `InstructionsContext`, may be `async def`, and returns text.
+        instructions: The system prompt, or a function that writes it before each model call. The function takes nothing
+            or an `InstructionsContext`, may be `async def`, and returns text.
         tools: Functions decorated with `@tool`, or `ToolDef`s. Their names must differ.
         output_type: A pydantic model, dataclass, TypedDict or other type that the final answer must fit. Default: text.
         max_turns: The most model answers in one execution, from 1.
@@ -38,7 +38,7 @@ class Agent:
         temperature: 0 to 2. Default: the provider's.
         timeout_seconds: The execution's deadline, waiting included; 0 for none.
         metadata: JSON data kept with each execution and shown with it.
-        dependencies: Live objects for `ToolContext.dependencies`. They travel with the agent's code, so they must pickle.
+        dependencies: Live objects for `ToolContext.dependencies`. They travel with the agent's code and must pickle.
         base_url: The address of an OpenAI-compatible endpoint for this agent alone.
         callbacks: `CallbackHandler` instances, called in order.
         stop_when: Called with a `StopContext` after each model answer with tool calls; true ends the execution. May be
@@ -95,7 +95,7 @@ class Agent:
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigurationError(
-                problem=f"{name!r} cannot name an agent. Use letters, digits, '_' and '-', and start with a letter or '_'."
+                problem=f"{name!r} cannot name an agent. Use letters, digits, '_' and '-'; start with a letter or '_'."
             )
         check = AgentChecks(name)
         check.no_options(unsupported, known=_options())
@@ -188,8 +188,9 @@ class Agent:
 
     def _instructions_text(self, said: Any) -> str:
         if not isinstance(said, str):
+            found = type(said).__name__
             raise ConfigurationError(
-                problem=f"The instructions function of agent {self.name!r} returned a {type(said).__name__}; return text."
+                problem=f"The instructions function of agent {self.name!r} returned a {found}; return text."
             )
         return said
 
@@ -223,7 +224,7 @@ def _options() -> list[str]:
 
 
 class _DecoratedInstructions:
-    """The instructions of `@agent def f(): ...`: what the function returns or, when it returns nothing, its docstring."""
+    """The instructions of `@agent def f(): ...`: what the function returns, or its docstring if it returns nothing."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function

@@ -20,8 +20,8 @@ class CallbackHandler:
     """Override the methods you want to hear of; each may be `def` or `async def`.
 
     They are called **at least once**: a step that is tried again after a crash calls its hooks again, so count and
-    write by `execution_id` with `turn` or `call_id`. A handler watches: what it returns is ignored, and what it raises is
-    logged and does not stop the agent. Take `**kwargs`, since later versions may pass more.
+    write by `execution_id` with `turn` or `call_id`. A handler watches: what it returns is ignored, and what it raises
+    is logged and does not stop the agent. Take `**kwargs`, since later versions may pass more.
 
     | Method | Keyword arguments, beside `execution_id` and `agent_name` |
     |---|---|

@@ -25,7 +25,7 @@ class ToolContext:
     attempt: int = 1
     """1 for the first try; higher after a failure or a crash."""
     idempotency_key: str = ""
-    """The same for every attempt of this call. Hand it to whatever the tool changes outside, so that it changes once."""
+    """The same for every attempt of this call. Hand it to whatever the tool changes, so that it changes once."""
     call_id: str = ""
     tool_name: str = ""
 

@@ -92,7 +92,7 @@ class AgentEvent:
         values = {name: value for name, value in plain.items() if name in known}
         values["type"] = _event_type(plain["type"])
         if isinstance(values.get("at"), str):
-            values["at"] = datetime.fromisoformat(values["at"].replace("Z", "+00:00"))  # noqa: FURB162 - for 3.10
+            values["at"] = datetime.fromisoformat(values["at"])
         return cls(**values)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from agentspan.agents.problems import listing, validation_problems
-from agentspan.agents.schema import SCHEMA_ERRORS, PlainJsonSchema
+from agentspan.agents.schema import SCHEMA_ERRORS, PlainJsonSchema, read_json
 from agentspan.errors import ConfigurationError, OutputFormatError
 
 WRAPPED = "value"
@@ -61,10 +61,10 @@ class OutputSchema:
             JSON data to store, and the instance. `load(data)` gives the instance again.
 
         Raises:
-            OutputFormatError: The text is not JSON or does not fit; written so that the model can be asked again with it.
+            OutputFormatError: The text is not JSON or does not fit. The error's text can be sent to the model.
         """
         try:
-            data = json.loads(_without_fence(text))
+            data = read_json(_without_fence(text))
         except (ValueError, RecursionError) as error:
             raise self._error({"": f"it is not valid JSON: {error}"}) from None
         if self.is_wrapped and isinstance(data, dict) and set(data) == {WRAPPED}:

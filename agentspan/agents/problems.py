@@ -1,7 +1,8 @@
 """Says what is wrong with data, in words that a model or a person can act on.
 
 Two sources: a pydantic `ValidationError` (arguments of functions, typed outputs), and a JSON schema written by hand
-(questions to people and their answers). Both give `{path: problem}`, with paths like `items[0].price`; `""` is the whole.
+(questions to people and their answers). Both give `{path: problem}`, with paths like `items[0].price`, and `""` for the
+whole.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def schema_problems(schema: Mapping[str, Any], value: Any) -> dict[str, str]:
     """Check JSON data against a JSON schema; empty when it fits.
 
     Knows `type`, `enum`, `const`, `properties`, `required`, `additionalProperties`, `items`, `anyOf`, `oneOf` (as
-    `anyOf`), `allOf`, local `$ref`, and the length, range and pattern keywords. Other keywords are let pass, so nothing is
-    refused that a full validator would take.
+    `anyOf`), `allOf`, local `$ref`, and the length, range and pattern keywords. Other keywords are let pass, so nothing
+    is refused that a full validator would take.
     """
     said: dict[str, str] = {}
     for path, problem in _check(schema, value, "", schema):

@@ -115,7 +115,26 @@ class ArgumentSchema:
             if argument.name in arguments
         }
         filled = self._validator().model_construct(**values)
-        return filled.model_dump(mode="json", by_alias=True, warnings="none")
+        return filled.model_dump(mode="json", by_alias=True, round_trip=True, warnings="none")
+
+    def to_record(self, raw: str | Mapping[str, Any]) -> dict[str, Any]:
+        """JSON data to store for what a model sent: `validate` gives the same arguments for it, however often.
+
+        That is `to_plain`, with the defaults spelt out, unless reading it back would give something else: a validator
+        that changes its value would change it twice, and a field that is excluded from output would be lost. Then it is
+        what the model wrote.
+
+        Raises:
+            ToolArgumentsError: It does not fit.
+        """
+        validated = self.validate(raw)
+        try:
+            plain = self.to_plain(validated)
+            if self.validate(plain) == validated:
+                return plain
+        except ValueError:
+            pass  # It cannot be written or read back at all, which is one more way of not being the same.
+        return arguments_object(raw, tool=self.tool, schema=self.json_schema)
 
     # --- building
 
@@ -148,8 +167,8 @@ class ArgumentSchema:
             except SCHEMA_ERRORS as cause:
                 _refuse(
                     self.tool,
-                    f"no JSON schema can be made for its argument {argument.name!r}: {_first_line(cause)}. Take JSON data, "
-                    "a pydantic model or a dataclass; objects such as clients and connections come from "
+                    f"no JSON schema can be made for its argument {argument.name!r}: {_first_line(cause)}. Take JSON "
+                    "data, a pydantic model or a dataclass; objects such as clients and connections come from "
                     "ToolContext.dependencies, or are made inside the tool.",
                 )
         _refuse(self.tool, f"no JSON schema can be made for its arguments: {_first_line(error)}.")
@@ -165,8 +184,8 @@ class ArgumentSchema:
         except PydanticSerializationError:
             _refuse(
                 self.tool,
-                f"the default of its argument {argument.name!r} is a {type(default).__name__}, which has no JSON form, so "
-                "the call could not be recorded. Use None and put the object in its place inside the function.",
+                f"the default of its argument {argument.name!r} is a {type(default).__name__}, which has no JSON form, "
+                "so the call could not be recorded. Use None and put the object in its place inside the function.",
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -192,7 +211,7 @@ def arguments_object(raw: str | Mapping[str, Any], *, tool: str, schema: Mapping
     if not raw.strip():
         return {}  # Some providers send nothing for a call without arguments.
     try:
-        data = json.loads(raw)
+        data = read_json(raw)
     except (ValueError, RecursionError) as error:
         problem = f"the arguments are not valid JSON: {_first_line(error)}"
         raise arguments_error(tool, {"": problem}, schema) from None
@@ -203,6 +222,23 @@ def arguments_object(raw: str | Mapping[str, Any], *, tool: str, schema: Mapping
         problem = f"the arguments must be one JSON object, not {found}"
         raise arguments_error(tool, {"": problem}, schema)
     return data
+
+
+def read_json(text: str) -> Any:
+    """Parse JSON text as strictly as those do who will store it.
+
+    Raises:
+        ValueError: It is not JSON; or it is `NaN`, `Infinity` or half a surrogate pair, which only Python takes.
+        RecursionError: It is nested too deeply.
+    """
+    data = json.loads(text, parse_constant=_refuse_constant)
+    if "\\ud" in text.lower():
+        json.dumps(data, ensure_ascii=False).encode()
+    return data
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def check_arguments(raw: str | Mapping[str, Any], *, tool: str, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,8 +94,8 @@ class _Hints:
         except NameError as error:
             _refuse(
                 self._tool,
-                f"the annotation {raw!r} of its argument {parameter.name!r} refers to {error.name!r}, which cannot be found "
-                f"from the function's module; {_WHERE_TYPES_LIVE}",
+                f"the annotation {raw!r} of its argument {parameter.name!r} refers to {error.name!r}, which cannot be "
+                f"found from the function's module; {_WHERE_TYPES_LIVE}",
             )
         except (TypeError, SyntaxError) as error:
             _refuse(self._tool, f"the annotation {raw!r} of its argument {parameter.name!r} is not a type: {error}")
@@ -158,8 +158,8 @@ def _refuse_unnameable(parameter: inspect.Parameter, tool: str) -> None:
         instead = "a list" if star == "*" else "a dict"
         _refuse(
             tool,
-            f"it takes {star}{parameter.name}, and a model needs to know every argument by name. Name the arguments, or "
-            f"take one argument that is {instead}.",
+            f"it takes {star}{parameter.name}, and a model needs to know every argument by name. Name the arguments, "
+            f"or take one argument that is {instead}.",
         )
     if parameter.kind is parameter.POSITIONAL_ONLY:
         _refuse(
@@ -178,9 +178,10 @@ def _refuse_mutable(parameter: inspect.Parameter, tool: str) -> None:
         factory = kind if kind in ("list", "dict", "set", "bytearray") else f"lambda: {kind}(...)"
         _refuse(
             tool,
-            f"the default of its argument {parameter.name!r} is a mutable {kind}: one object shared by all calls and all "
-            f"executions of a process, which one call could change for the others. Write `{parameter.name} = None` and make "
-            f"the {kind} inside the function, or `{parameter.name} = Field(default_factory={factory})`.",
+            f"the default of its argument {parameter.name!r} is a mutable {kind}: one object shared by all calls and "
+            "all executions of a process, which one call could change for the others. Write "
+            f"`{parameter.name} = None` and make the {kind} inside the function, or "
+            f"`{parameter.name} = Field(default_factory={factory})`.",
         )
 
 

@@ -31,7 +31,7 @@ class ToolDef:
     Times are in seconds. `input_schema` and `description` are read from the function when they are not given.
 
     Raises:
-        ToolDefinitionError: On construction, when a value cannot be used or the function could not be called by a model.
+        ToolDefinitionError: On construction, when a value cannot be used or a model could not call the function.
     """
 
     name: str
@@ -141,8 +141,18 @@ class ToolDef:
         return check_arguments(raw, tool=self.name, schema=self.input_schema)
 
     def plain_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON data of arguments that `validate_arguments` returned, defaults included: to show, hash and store."""
+        """JSON data of arguments that `validate_arguments` returned, defaults included: to show them."""
         return self.arguments.to_plain(arguments) if self.arguments is not None else dict(arguments)
+
+    def recorded_arguments(self, raw: str | Mapping[str, Any]) -> dict[str, Any]:
+        """JSON data to show, hash and store for what a model sent. `validate_arguments` of it gives what will run.
+
+        Raises:
+            ToolArgumentsError: It does not fit.
+        """
+        if self.arguments is not None:
+            return self.arguments.to_record(raw)
+        return check_arguments(raw, tool=self.name, schema=self.input_schema)
 
 
 # --- checks of values ------------------------------------------------------------------------------------------------

@@ -70,11 +70,11 @@ def tool(func: F, **options: Any) -> F: ...
 
 
 def tool(func: Any = None, **options: Any) -> Any:
-    """Let a model call a function. Use it as `@tool`, as `@tool(approval_required=True)`, or as `tool(function, name=…)`.
+    """Let a model call a function. Write `@tool`, `@tool(approval_required=True)`, or `tool(function, name=...)`.
 
-    The function stays what it was and can be called directly. The model is told its name, its docstring and its arguments
-    (from the type hints); what the model sends is checked and converted before the function runs. It may be `def` (runs in
-    a thread) or `async def`. A parameter annotated `ToolContext` is filled in and not shown to the model.
+    The function stays what it was and can be called directly. The model is told its name, its docstring and its
+    arguments (from the type hints); what the model sends is checked and converted before the function runs. It may be
+    `def` (runs in a thread) or `async def`. A `ToolContext` parameter is filled in and not shown to the model.
 
     A call that was under way when the process died is tried again, so a tool that changes something outside should
     hand on `ToolContext.idempotency_key`, or say what else to do with `on_crash`.

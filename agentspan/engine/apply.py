@@ -6,14 +6,13 @@ state still good. The same function builds the state while running and when it i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from agentspan.agents.results import FinishReason, Status
 from agentspan.engine import records as r
 from agentspan.engine.events import count_events
-from agentspan.engine.state import ROOT, Call, ExecutionState, Frame, PastCall, edit_notice
+from agentspan.engine.state import ROOT, Call, ExecutionState, Frame, PastCall, tool_message
 from agentspan.errors import UnexpectedRecordError
 
 
@@ -58,6 +57,13 @@ def _call(state: ExecutionState, record: Any, *phases: str) -> tuple[Frame, Call
     return frame, call
 
 
+def _awaiting_model(state: ExecutionState, record: Any) -> Frame:
+    frame = _frame(state, record)
+    if frame.calls or frame.answered or frame.model_error is not None or not state.session_loaded:
+        _misfit(state, record, "no model call was due")
+    return frame
+
+
 def _started(state: ExecutionState, record: r.Started) -> None:
     state.agent = record.agent
     state.prompt = record.prompt
@@ -85,6 +91,10 @@ def _recovered(state: ExecutionState, record: r.Recovered) -> None:
     for lost, call in calls:
         if call is None or call.phase != "ready":
             _misfit(state, record, f"call {lost.call_id!r} was not in flight")
+    for path in record.models:
+        frame = state.frames.get(path)
+        if frame is None or frame.calls or frame.answered or not state.session_loaded:
+            _misfit(state, record, f"no model call of frame {path!r} was in flight")
     state.recoveries += 1
     for path in record.models:
         state.frames[path].model_attempt += 1
@@ -104,9 +114,7 @@ def _recovered(state: ExecutionState, record: r.Recovered) -> None:
 
 
 def _model_answered(state: ExecutionState, record: r.ModelAnswered) -> None:
-    frame = _frame(state, record)
-    if frame.calls or frame.answered:
-        _misfit(state, record, "no model call was due")
+    frame = _awaiting_model(state, record)
     frame.turn += 1
     frame.model_attempt, frame.model_retry_at = 1, None
     frame.last_finish = record.finish_reason
@@ -142,7 +150,7 @@ def _model_answered(state: ExecutionState, record: r.ModelAnswered) -> None:
 
 
 def _model_failed(state: ExecutionState, record: r.ModelFailed) -> None:
-    frame = _frame(state, record)
+    frame = _awaiting_model(state, record)
     if record.retry_at is None:
         frame.model_error = record.error
     else:
@@ -229,8 +237,14 @@ def _stop_checked(state: ExecutionState, record: r.StopChecked) -> None:
 
 
 def _finished(state: ExecutionState, record: r.Finished) -> None:
-    state.status = Status(record.status)
-    state.finish_reason = FinishReason(record.finish_reason)
+    try:
+        status, finish_reason = Status(record.status), FinishReason(record.finish_reason)
+    except ValueError as problem:
+        _misfit(state, record, str(problem))
+        raise AssertionError from problem
+    if not status.is_terminal:
+        _misfit(state, record, f"{status.value} is no end")
+    state.status, state.finish_reason = status, finish_reason
     state.output, state.error = record.output, record.error
 
 
@@ -243,16 +257,14 @@ def _close_turn(state: ExecutionState, frame: Frame) -> None:
     if not frame.calls or any(call.phase != "done" for call in frame.calls):
         return
     for call in frame.calls:
-        text = call.error if call.error is not None else call.result
-        content = edit_notice(call.edited) + (text if isinstance(text, str) else json.dumps(text))
-        frame.messages.append({"role": "tool", "tool_call_id": call.call_id, "content": content})
+        frame.messages.append(tool_message(call))
         frame.past_calls.append(
             PastCall(
                 call_id=call.call_id,
                 name=call.name,
                 attempts=call.attempt,
                 outcome=call.outcome,
-                text_result=isinstance(text, str),
+                text_result=call.error is not None or isinstance(call.result, str),
                 decided_by=call.decided_by,
                 decided_at=call.decided_at,
                 edited=call.edited,

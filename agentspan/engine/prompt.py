@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentspan.agents.spec import AgentSpec
-from agentspan.engine.state import ExecutionState, Frame
+from agentspan.engine.state import ExecutionState, Frame, tool_message
 
 
 def conversation(state: ExecutionState, frame: Frame, instructions: str) -> list[dict[str, Any]]:
@@ -17,6 +17,11 @@ def conversation(state: ExecutionState, frame: Frame, instructions: str) -> list
     if state.guidance:
         messages.append({"role": "system", "content": f"[SIGNALS]\n{state.guidance}"})
     return messages
+
+
+def ended_conversation(frame: Frame) -> list[dict[str, Any]]:
+    """The conversation of a frame that ended, to be continued: calls that were still open get a result, too (P7)."""
+    return [*frame.messages, *(tool_message(call) for call in frame.calls)]
 
 
 def tool_definitions(spec: AgentSpec) -> list[dict[str, Any]]:

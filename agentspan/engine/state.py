@@ -163,7 +163,21 @@ class ExecutionState:
 
 def edit_notice(edited: dict[str, Any] | None) -> str:
     """What the model is told before the result of a call that ran with other arguments than it asked for."""
-    return "" if edited is None else f"A person changed the arguments to {json.dumps(edited)} before this ran.\n"
+    return "" if edited is None else f"A person changed the arguments to {_json(edited)} before this ran.\n"
+
+
+def tool_message(call: Call) -> dict[str, Any]:
+    """What the model is told a call came to."""
+    text = call.error if call.error is not None else call.result
+    if call.phase != "done":
+        text = "This call was not finished: the run ended before."
+    content = edit_notice(call.edited) + (text if isinstance(text, str) else _json(text))
+    return {"role": "tool", "tool_call_id": call.call_id, "content": content}
+
+
+def _json(value: Any) -> str:
+    # A person's answer may hold what can be stored but has no JSON form, such as bytes; the model is shown it as text.
+    return json.dumps(value, default=str)
 
 
 def to_snapshot(state: ExecutionState) -> dict[str, Any]:

@@ -6,8 +6,8 @@ Both stores write and read bodies only through this file, so they refuse the sam
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, fields
+from typing import Any, NamedTuple
 
 from agentspan.engine.admit import Signal
 from agentspan.errors import CorruptRecordError
@@ -23,9 +23,8 @@ RECORD_SPARE_DEPTH = 32
 SIGNAL_SPARE_DEPTH = 64
 
 
-@dataclass(frozen=True, slots=True)
-class PackedCommit:
-    """A commit with its bodies packed: what is left to do needs no more Python objects than rows do."""
+class PackedCommit(NamedTuple):
+    """A commit with its bodies packed: what is left to do is rows."""
 
     commit: Commit
     entries: list[StoredEntry]
@@ -79,7 +78,9 @@ def read_entry(execution_id: str, stored: StoredEntry, get_blob: GetBlob, memo: 
     return JournalEntry(seq=seq, kind=kind, body=body, events_to=events_to, epoch=epoch)
 
 
-def read_snapshot(execution_id: str, seq: int, data: bytes, get_blob: GetBlob, memo: BlobMemo | None = None) -> dict[str, Any]:
+def read_snapshot(
+    execution_id: str, seq: int, data: bytes, get_blob: GetBlob, memo: BlobMemo | None = None
+) -> dict[str, Any]:
     """A snapshot from its row. Raises as `read_entry` does."""
     plain: dict[str, Any] = _read(execution_id, "snapshot", data, get_blob, snapshot_place(execution_id, seq), memo)
     return plain
@@ -94,7 +95,7 @@ def check_tail(execution_id: str, seqs: list[int], *, after: int, tail: int) -> 
     for index, seq in enumerate([*seqs, tail + 1]):
         expected = after + 1 + index
         if seq != expected:
-            problem = f"it is missing (the journal ends at {tail})" if seq > expected else "it follows the journal's end"
+            problem = f"it is {'missing' if seq > expected else 'too much'}: the journal ends at {tail}"
             raise CorruptRecordError(execution_id=execution_id, what=f"record {min(seq, expected)}", problem=problem)
 
 
@@ -102,7 +103,8 @@ def pack_signal(signal: Signal, memo: BlobMemo) -> Packed:
     """A signal's row body."""
     check_names(signal_id=signal.signal_id, call_id=signal.call_id)
     plain = _fields_set(signal, skip=("signal_id", "execution_id"))
-    return pack(plain, memo, context=_signal_place(signal.execution_id, signal.signal_id), spare_depth=SIGNAL_SPARE_DEPTH)
+    place = _signal_place(signal.execution_id, signal.signal_id)
+    return pack(plain, memo, context=place, spare_depth=SIGNAL_SPARE_DEPTH)
 
 
 def read_signal(execution_id: str, signal_id: str, data: bytes, get_blob: GetBlob) -> Signal:
@@ -166,7 +168,9 @@ def _pending_place(execution_id: str, call_id: str) -> bytes:
     return f"pending {execution_id} {call_id}".encode()
 
 
-def _read(execution_id: str, what: str, data: bytes, get_blob: GetBlob, place: bytes, memo: BlobMemo | None = None) -> Any:
+def _read(
+    execution_id: str, what: str, data: bytes, get_blob: GetBlob, place: bytes, memo: BlobMemo | None = None
+) -> Any:
     try:
         plain = unpack(data, get_blob, context=place, memo=memo)
         if not isinstance(plain, dict):

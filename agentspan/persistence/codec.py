@@ -20,8 +20,8 @@ What msgpack has no form for travels in extension types:
 Text and bytes from `BLOB_BYTES_MIN` on are kept elsewhere, by content, so a document that is part of fifty bodies is
 stored once.
 
-Most bodies are small, so the common path is one call of ormsgpack, in C, with no walk over the value in Python. Only what
-is large, or refused by ormsgpack, is walked.
+Most bodies are small, so the common path is one call of ormsgpack, in C, with no walk over the value in Python. Only
+what is large, or refused by ormsgpack, is walked.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FORMAT = 1
 BLOB_BYTES_MIN = 16 * 1024
 BODY_BYTES_MAX = 512 * 1024 * 1024
 """The largest body or large value; databases have limits of about twice that."""
-DEPTH_MAX = 254
+DEPTH_MAX = 255
 """Levels of nesting ormsgpack can write and read."""
 
 _DIGEST_BYTES = 8
@@ -137,11 +137,13 @@ def pack(
         try:
             payload = _encode(value, spare_depth)
         except ormsgpack.MsgpackEncodeError:
-            pass
+            pass  # Something in it needs lifting, or cannot be stored at all; the walk below finds out.
     blobs: dict[bytes, Large] = {}
     if payload is None or (not inline and len(payload) >= BLOB_BYTES_MIN):
         try:
             payload = _encode(_Lifting(blobs, None if inline else memo, inline).lift(value), spare_depth)
+        except UnstorableValueError:
+            raise  # It is a TypeError, and so is ormsgpack's.
         except (ormsgpack.MsgpackEncodeError, RecursionError):
             raise blame(value, depth_max=DEPTH_MAX - spare_depth) from None
     _check_size(len(payload))
@@ -201,13 +203,38 @@ def _check_size(found_bytes: int) -> None:
         )
 
 
+class _Nest(threading.local):
+    """Lists in lists, with a hole in the innermost; one for each thread, because packing fills the hole."""
+
+    def __init__(self) -> None:
+        self.by_depth: dict[int, tuple[list[Any], list[Any]]] = {}
+
+    def of_depth(self, depth: int) -> tuple[list[Any], list[Any]]:
+        """The outermost list and the one with the hole."""
+        nest = self.by_depth.get(depth)
+        if nest is None:
+            hole: list[Any] = [None]
+            outer = hole
+            for _ in range(depth - 1):
+                outer = [outer]
+            nest = self.by_depth[depth] = (outer, hole)
+        return nest
+
+
+_nest = _Nest()
+
+
 def _encode(value: Any, spare_depth: int = 0) -> bytes:
-    # ormsgpack counts the levels itself, in C. Wrapping the value in one-item lists (one byte each, cut off again) makes
-    # it count the spare ones too, which costs a microsecond; a walk in Python would cost as much as all the rest.
-    for _ in range(spare_depth):
-        value = [value]
-    payload = ormsgpack.packb(value, default=_stand_in, option=_OPTIONS)
-    return payload[spare_depth:] if spare_depth else payload
+    if not spare_depth:
+        return ormsgpack.packb(value, default=_stand_in, option=_OPTIONS)
+    # ormsgpack counts the levels itself, in C. Packing the value inside of one-item lists (one byte each, cut off
+    # again) makes it count the spare ones too; a walk in Python would cost as much as all the rest.
+    outer, hole = _nest.of_depth(spare_depth)
+    hole[0] = value
+    try:
+        return ormsgpack.packb(outer, default=_stand_in, option=_OPTIONS)[spare_depth:]
+    finally:
+        hole[0] = None
 
 
 def _stand_in(value: Any) -> Any:
@@ -345,6 +372,3 @@ class _Reading:
             if self._memo is not None:
                 self._memo.remember(found, name)
         return found
-
-
-__all__ = ["BLOB_BYTES_MIN", "FORMAT", "BlobMemo", "BodyError", "Packed", "UnstorableValueError", "blob_bytes", "pack", "unpack"]

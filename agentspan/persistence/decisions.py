@@ -61,7 +61,10 @@ def judge(signal: Signal, *, status: str, calls: Sequence[PendingRow], first_dec
         return Accepted(signal=_decided_before(signal, status, calls, first_decision), is_new=False)
     if signal.arguments_hash is not None and signal.arguments_hash != call.arguments_hash:
         raise DecisionMismatchError(
-            execution_id=signal.execution_id, call_id=call.call_id, shown=signal.arguments_hash, held=call.arguments_hash
+            execution_id=signal.execution_id,
+            call_id=call.call_id,
+            shown=signal.arguments_hash,
+            held=call.arguments_hash,
         )
     problem = _misfit(signal, call)
     if problem is not None:

@@ -20,6 +20,8 @@ SETTLED = FINISHED | {QUARANTINED}
 
 STARTED_EVENTS = 1
 """Events told by record 0. How many a stored record tells never changes (`engine.events`), so the store may know it."""
+CANDIDATES_MAX = 5
+"""Full IDs named to somebody whose short one fits several."""
 
 
 class StoredEntry(NamedTuple):
@@ -59,7 +61,7 @@ def is_new(
     if commit.epoch != epoch:
         raise StaleEpochError(execution_id=commit.execution_id, offered=commit.epoch, held=epoch)
     first = commit.seq - len(entries) + 1
-    if any(entry.seq != first + index for index, entry in enumerate(entries)):
+    if [entry.seq for entry in entries] != list(range(first, commit.seq + 1)):
         raise SequenceConflictError(execution_id=commit.execution_id, seq=entries[0].seq, held=seq)
     if first == seq + 1:
         if status in SETTLED and (entries or commit.change.status != status):
@@ -101,3 +103,9 @@ def check_new(new: NewExecution) -> None:
 def legible(text: str) -> str:
     """Text for people that every database can keep: lone surrogates become question marks."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def name_candidates(candidates: Sequence[str]) -> str:
+    """The IDs a short one fits, for people."""
+    more = ", …" if len(candidates) > CANDIDATES_MAX else ""
+    return ", ".join(candidates[:CANDIDATES_MAX]) + more

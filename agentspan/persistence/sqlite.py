@@ -4,15 +4,17 @@ Every process opens the file itself. SQLite's lock orders the writers of differe
 `sqlite_link`) shares one disk flush among the writes of one process, and a second connection reads without waiting for
 either. Write-ahead log with `synchronous=FULL`: what was acknowledged survives a power cut.
 
-The statements live in `sqlite_rows` (reads), `sqlite_writes` and `sqlite_upkeep`; values are packed and checked here, on
-the caller's side, so that a transaction is over as fast as SQLite can be.
+The statements live in `sqlite_rows` (reads), `sqlite_writes` and `sqlite_upkeep`; values are packed and checked here,
+on the caller's side, so that a transaction is over as fast as SQLite can be.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ class SqliteStore:
         self._link = link
         self._clock = clock
         self._memo = BlobMemo()
+        self._numbers: dict[str, int] = {}  # Used on the writer's thread only.
 
     @classmethod
     async def connect(
@@ -66,7 +69,7 @@ class SqliteStore:
             StoreVersionError: A newer AgentSpan wrote it. Nothing was changed.
             StoreUnavailableError: It cannot be opened now.
         """
-        link = SqliteLink(Path(path).expanduser().absolute(), locked_max_s)
+        link = SqliteLink(path, locked_max_s)
         await link.open()
         return cls(link, clock)
 
@@ -103,7 +106,9 @@ class SqliteStore:
         started = pack_started(new, None, self._memo)
         return await self._link.write(lambda db: sqlite_writes.create(db, new, started, metadata, self._memo))
 
-    async def take_over(self, execution_id: str, *, host: dict[str, Any], expected_epoch: int | None = None) -> TakenOver:
+    async def take_over(
+        self, execution_id: str, *, host: dict[str, Any], expected_epoch: int | None = None
+    ) -> TakenOver:
         """See `Store.take_over`."""
         note, now = pack_note(host), self._clock()
         return await self._link.write(lambda db: sqlite_writes.take_over(db, execution_id, note, expected_epoch, now))
@@ -120,7 +125,7 @@ class SqliteStore:
     async def commit(self, commit: Commit) -> Receipt:
         """See `Store.commit`."""
         packed = pack_commit(commit, self._memo)
-        return await self._link.write(lambda db: sqlite_writes.commit(db, packed))
+        return await self._link.write(lambda db: sqlite_writes.commit(db, packed, self._numbers))
 
     async def quarantine(self, execution_id: str, *, error: str) -> None:
         """See `Store.quarantine`."""
@@ -210,7 +215,7 @@ class SqliteStore:
         else:
             for start in range(0, len(doomed), sqlite_upkeep.GC_BATCH):
                 batch = doomed[start : start + sqlite_upkeep.GC_BATCH]
-                removed.add(await self._link.write(lambda db, batch=batch: sqlite_upkeep.remove(db, batch, finished_before)))  # type: ignore[misc]
+                removed.add(await self._link.write(partial(_remove, batch, finished_before)))
         return Sweep(
             executions=len(removed.execution_ids),
             records=removed.records,
@@ -224,6 +229,10 @@ class SqliteStore:
         """See `Store.info`."""
         facts = await self._link.read(sqlite_upkeep.info)
         return {"kind": "sqlite", "where": str(self.path), **facts}
+
+
+def _remove(batch: Sequence[tuple[int, str]], finished_before: float, db: sqlite3.Connection) -> sqlite_upkeep.Removed:
+    return sqlite_upkeep.remove(db, batch, finished_before)
 
 
 def _import_jsonschema() -> None:

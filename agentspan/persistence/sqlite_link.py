@@ -1,8 +1,8 @@
 """Two threads between an event loop and a SQLite file: one that writes, one that reads.
 
-Group commit: every write is a function that gets the connection inside a transaction. What is queued while the writer's
-thread is busy becomes one transaction, each function inside a savepoint of its own, so that one that is refused (a stale
-epoch) fails alone. A lone write crosses to the thread once and back once, and pays for no savepoint.
+Group commit: every write is a function that gets the connection inside a transaction. What is queued while the
+writer's thread is busy becomes one transaction, each function inside a savepoint of its own, so that one that is
+refused (a stale epoch) fails alone. A lone write crosses to the thread once and back once, and pays for no savepoint.
 """
 
 from __future__ import annotations
@@ -37,6 +37,22 @@ class _Connection(aiosqlite.Connection):
         super().__init__(connector, iter_chunk_size=64)
         # A store that nobody closed must not keep its process alive; what was acknowledged is on disk.
         self._thread.daemon = True
+        self._stopped: asyncio.Future[Any] | None = None
+
+    async def open(self) -> None:
+        """Start the thread and connect."""
+        try:
+            await self
+        except BaseException:
+            # aiosqlite tells the thread to stop, but does not wait for it; it would answer to a loop that may be closed.
+            if self._stopped is not None:
+                await self._stopped
+            raise
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """End the thread."""
+        self._stopped = super().stop()
+        return self._stopped
 
     def post(self, call: Callable[[], None]) -> None:
         """Run a function on the thread. It hands over its results itself."""
@@ -44,14 +60,15 @@ class _Connection(aiosqlite.Connection):
 
     async def ask(self, work: Work[T]) -> T:
         """Run a function on the thread and wait for its result."""
-        result: T = await self._execute(work, self._conn)
+        result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
         return result
 
 
 class SqliteLink:
     """The connections of one store object. Belongs to the loop it was opened on."""
 
-    def __init__(self, path: Path, deadline_s: float) -> None:
+    def __init__(self, given: str | Path, deadline_s: float) -> None:
+        path = Path(given).expanduser().absolute()
         self.path = path
         self.groups = 0
         """Transactions begun; with group commit fewer than writes."""
@@ -64,9 +81,9 @@ class SqliteLink:
 
     async def open(self) -> None:
         """Connect. Raises as `open_writer` does."""
-        await self._writer
+        await self._writer.open()
         try:
-            await self._reader
+            await self._reader.open()
         except BaseException:
             await self._writer.close()
             raise

@@ -10,15 +10,20 @@ from typing import Any
 
 from agentspan.engine.admit import Signal
 from agentspan.errors import AmbiguousExecutionError, CorruptRecordError, UnknownExecutionError
-from agentspan.persistence.bodies import GetBlob, check_tail, read_entry, read_note, read_pending, read_signal, read_snapshot
+from agentspan.persistence.bodies import (
+    GetBlob,
+    check_tail,
+    read_entry,
+    read_note,
+    read_pending,
+    read_signal,
+    read_snapshot,
+)
 from agentspan.persistence.codec import BlobMemo
-from agentspan.persistence.rules import StoredEntry, legible
+from agentspan.persistence.rules import CANDIDATES_MAX, StoredEntry, legible, name_candidates
 from agentspan.persistence.store import DeploymentRow, ExecutionRow, JournalEntry, Loaded, PendingRow
 
 log = logging.getLogger("agentspan.store")
-
-CANDIDATES_MAX = 5
-"""Full IDs named to somebody whose short one fits several."""
 
 _ROW = """
 SELECT e.execution_id, e.agent, e.deployment_id, e.status, e.epoch, e.seq, e.events, e.session_id, e.idempotency_key,
@@ -107,12 +112,6 @@ def find(db: sqlite3.Connection, prefix: str) -> str:
     raise UnknownExecutionError(execution_id=prefix)
 
 
-def name_candidates(candidates: Sequence[str]) -> str:
-    """The IDs a short one fits, for people."""
-    more = ", …" if len(candidates) > CANDIDATES_MAX else ""
-    return ", ".join(candidates[:CANDIDATES_MAX]) + more
-
-
 def load(db: sqlite3.Connection, execution_id: str, memo: BlobMemo) -> Loaded:
     """The latest snapshot and the records after it."""
     here = row(db, execution_id)
@@ -185,7 +184,8 @@ def _first_telling(db: sqlite3.Connection, execution: int, execution_id: str, ev
 def inbox(db: sqlite3.Connection, execution_id: str) -> list[Signal]:
     """Signals not consumed yet, in the order they were accepted."""
     found = db.execute(
-        "SELECT signal_id, body FROM inbox WHERE execution = ? AND consumed = 0 ORDER BY id", (number_of(db, execution_id),)
+        "SELECT signal_id, body FROM inbox WHERE execution = ? AND consumed = 0 ORDER BY id",
+        (number_of(db, execution_id),),
     ).fetchall()
     get_blob = blob_getter(db)
     return [read_signal(execution_id, signal_id, body, get_blob) for signal_id, body in found]
@@ -197,7 +197,7 @@ def calls_of(db: sqlite3.Connection, execution: int, execution_id: str) -> list[
         "SELECT call_id, decided_by, body FROM pending WHERE execution = ? ORDER BY asked_at, id", (execution,)
     ).fetchall()
     get_blob = blob_getter(db)
-    return [read_pending(execution_id, *columns, get_blob) for columns in found]
+    return [read_pending(execution_id, call_id, decided_by, body, get_blob) for call_id, decided_by, body in found]
 
 
 def pending(db: sqlite3.Connection, execution_id: str | None, limit: int) -> list[PendingRow]:
@@ -222,7 +222,10 @@ def sound(found: Iterable[tuple[str, str, str | None, bytes]], get_blob: GetBlob
             log.error("store.pending_damaged", extra={"execution_id": columns[0], "problem": str(problem)})
 
 
-_DEPLOYMENT = "SELECT deployment_id, agent, kind, source, reference, signature, python, created_at, spec, {code} FROM deployments d "
+_DEPLOYMENT = """
+SELECT deployment_id, agent, kind, source, reference, signature, python, created_at, spec, {code}
+FROM deployments
+"""
 
 
 def deployment(db: sqlite3.Connection, deployment_id: str) -> DeploymentRow | None:

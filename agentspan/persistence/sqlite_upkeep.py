@@ -51,7 +51,8 @@ def weigh(db: sqlite3.Connection, executions: Sequence[tuple[int, str]]) -> tupl
     removed = Removed(execution_ids=[execution_id for _, execution_id in executions])
     for number, _ in executions:
         count, size = db.execute(
-            "SELECT count(*), total(length(body)) FROM records WHERE id BETWEEN ? AND ?", (key(number, 0), key(number + 1, 0) - 1)
+            "SELECT count(*), total(length(body)) FROM records WHERE id >= ? AND id < ?",
+            (key(number, 0), key(number + 1, 0)),
         ).fetchone()
         kept = db.execute("SELECT total(length(body)) FROM snapshots WHERE execution = ?", (number,)).fetchone()[0]
         removed.records += count
@@ -75,7 +76,7 @@ def remove(db: sqlite3.Connection, executions: Sequence[tuple[int, str]], finish
     doomed = db.execute(still, (finished_before, _FINISHED, numbers)).fetchall()
     removed, orphans = weigh(db, doomed)
     for number, _ in doomed:
-        db.execute("DELETE FROM records WHERE id BETWEEN ? AND ?", (key(number, 0), key(number + 1, 0) - 1))
+        db.execute("DELETE FROM records WHERE id >= ? AND id < ?", (key(number, 0), key(number + 1, 0)))
         for table in ("snapshots", "pending", "inbox", "metadata", "blob_refs"):
             db.execute(f"DELETE FROM {table} WHERE execution = ?", (number,))
         db.execute("DELETE FROM executions WHERE id = ?", (number,))
@@ -89,4 +90,5 @@ def info(db: sqlite3.Connection) -> dict[str, Any]:
     (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     statuses = dict(db.execute("SELECT status, count(*) FROM executions GROUP BY status ORDER BY status").fetchall())
-    return {"schema_version": version, "bytes": pages * page_bytes, "statuses": statuses, "sqlite": sqlite3.sqlite_version}
+    size = pages * page_bytes
+    return {"schema_version": version, "bytes": size, "statuses": statuses, "sqlite": sqlite3.sqlite_version}

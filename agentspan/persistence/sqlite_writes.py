@@ -1,4 +1,4 @@
-"""Writing to the SQLite store. Every function runs on the writer's thread, inside a transaction that others may share."""
+"""Writing to the SQLite store. Every function runs on the writer's thread, in a transaction that others may share."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from agentspan.persistence.store import Accepted, Created, DeploymentRow, NewExe
 
 _NOBODY = b""
 """The host of an execution that no incarnation holds."""
+NUMBERS_MAX = 10_000
+"""Rowids a process remembers."""
 
 
 def create(db: sqlite3.Connection, new: NewExecution, started: Packed, metadata: bytes, memo: BlobMemo) -> Created:
@@ -34,9 +36,10 @@ def create(db: sqlite3.Connection, new: NewExecution, started: Packed, metadata:
     if session is not None:
         started = pack_started(new, session[1], memo)
     execution = db.execute(
-        "INSERT INTO executions (execution_id, request_id, agent, deployment_id, session_id, idempotency_key, session_from, "
-        "created_at, unfinished, status, epoch, seq, events, updated_at, resident, crashes, recoveries, current_task, host) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, 0, 0, ?, ?, 0, 0, 0, '', ?)",
+        "INSERT INTO executions (execution_id, request_id, agent, deployment_id, session_id, idempotency_key, "
+        "session_from, created_at, status, events, updated_at, host, "
+        "unfinished, epoch, seq, resident, crashes, recoveries, current_task) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 0, 0, 0, 0, '')",
         (
             new.execution_id,
             new.request_id,
@@ -57,7 +60,8 @@ def create(db: sqlite3.Connection, new: NewExecution, started: Packed, metadata:
         db.execute("INSERT INTO metadata VALUES (?, ?)", (execution, metadata))
     keep_blobs(db, execution, started.blobs)
     db.execute(
-        "INSERT INTO records VALUES (?, 'started', 0, ?, ?)", (read.key(execution, 0), rules.STARTED_EVENTS, started.data)
+        "INSERT INTO records VALUES (?, 'started', 0, ?, ?)",
+        (read.key(execution, 0), rules.STARTED_EVENTS, started.data),
     )
     return Created(execution_id=new.execution_id, is_new=True)
 
@@ -66,7 +70,8 @@ def _session_before(db: sqlite3.Connection, new: NewExecution) -> tuple[int, str
     if not new.session_id:
         return None
     found = db.execute(
-        "SELECT id, execution_id FROM executions WHERE agent = ? AND session_id = ? AND session_id <> '' AND status = ? "
+        "SELECT id, execution_id FROM executions "
+        "WHERE agent = ? AND session_id = ? AND session_id <> '' AND status = ? "
         "ORDER BY created_at DESC, id DESC LIMIT 1",
         (new.agent, new.session_id, rules.COMPLETED),
     ).fetchone()
@@ -121,22 +126,37 @@ def _held(db: sqlite3.Connection, execution_id: str, more: str) -> tuple[Any, ..
     return found
 
 
-def commit(db: sqlite3.Connection, packed: PackedCommit) -> Receipt:
-    """One step. The order of statements does not matter: nobody sees one without the others."""
+def commit(db: sqlite3.Connection, packed: PackedCommit, numbers: dict[str, int]) -> Receipt:
+    """One step. The order of statements does not matter: nobody sees one without the others.
+
+    Args:
+        db: The connection.
+        packed: The step.
+        numbers: Rowids of executions this process wrote to lately. With it the usual commit is one UPDATE, which is its
+            check as well, and one INSERT.
+    """
     given, entries = packed.commit, packed.entries
-    execution, status, epoch, seq, events = _held(db, given.execution_id, "seq, events")
-    is_new = rules.is_new(
-        given,
-        entries,
-        status=status,
-        epoch=epoch,
-        seq=seq,
-        stored=lambda first, last: read.records_between(db, execution, first, last),
-    )
-    bytes_written = sum(len(entry.body) for entry in entries)
+    bytes_written = sum([len(entry.body) for entry in entries])
     snapshot_bytes = 0 if packed.snapshot is None else len(packed.snapshot.data)
-    if not is_new:
-        return Receipt(bytes_written=bytes_written, snapshot_bytes=snapshot_bytes)
+    execution = numbers.get(given.execution_id)
+    if execution is None or not _change_row(db, execution, packed):
+        # Not known here, or not the usual case: find out which, and say so.
+        execution, status, epoch, seq = _held(db, given.execution_id, "seq")
+        is_new = rules.is_new(
+            given,
+            entries,
+            status=status,
+            epoch=epoch,
+            seq=seq,
+            stored=lambda first, last: read.records_between(db, execution, first, last),
+        )
+        if not is_new:
+            return Receipt(bytes_written=bytes_written, snapshot_bytes=snapshot_bytes)
+        changed = _change_row(db, execution, packed)
+        assert changed, "rules.is_new and the WHERE of the UPDATE say the same"
+        if len(numbers) >= NUMBERS_MAX:
+            numbers.clear()
+        numbers[given.execution_id] = execution
     for entry in entries:
         db.execute(
             "INSERT INTO records VALUES (?, ?, ?, ?, ?)",
@@ -146,42 +166,29 @@ def commit(db: sqlite3.Connection, packed: PackedCommit) -> Receipt:
         bytes_written += keep_blobs(db, execution, packed.blobs)
     if packed.snapshot is not None:
         db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (execution, given.seq, packed.snapshot.data))
-    ends = given.change.status in rules.FINISHED
-    if given.consumed or given.opens or given.closes or ends:
-        _change_waiting(db, execution, packed, ends)
-    _change_row(db, execution, packed, entries[-1].events_to if entries else events, ends)
+    if given.consumed or given.opens or given.closes:
+        _change_waiting(db, execution, packed)
+    if given.change.status in rules.SETTLED:
+        _settle(db, execution, given.change.status)
     return Receipt(bytes_written=bytes_written, snapshot_bytes=snapshot_bytes)
 
 
-def _change_waiting(db: sqlite3.Connection, execution: int, packed: PackedCommit, ends: bool) -> None:
-    given = packed.commit
-    for signal_id in given.consumed:
-        db.execute("UPDATE inbox SET consumed = 1 WHERE execution = ? AND signal_id = ?", (execution, signal_id))
-    for call_id in given.closes:
-        db.execute("DELETE FROM pending WHERE execution = ? AND call_id = ?", (execution, call_id))
-    if ends:
-        db.execute("DELETE FROM pending WHERE execution = ?", (execution,))
-        return
-    for row, body in packed.opens:
-        # The same question again (a commit sent twice) keeps its decision; another one under the same ID starts anew.
-        db.execute(
-            "INSERT INTO pending (execution, call_id, asked_at, body) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (execution, call_id) DO UPDATE SET asked_at = excluded.asked_at, body = excluded.body, "
-            "decided_by = NULL WHERE body <> excluded.body",
-            (execution, row.call_id, row.asked_at, body.data),
-        )
-
-
-def _change_row(db: sqlite3.Connection, execution: int, packed: PackedCommit, events: int, ends: bool) -> None:
-    given, change = packed.commit, packed.commit.change
+def _change_row(db: sqlite3.Connection, execution: int, packed: PackedCommit) -> bool:
+    """Change the row if the commit is new; False (and nothing changed) if it is not, or is refused."""
+    given, entries, change = packed.commit, packed.entries, packed.commit.change
+    first = given.seq - len(entries) + 1
+    if len(entries) > 1 and [entry.seq for entry in entries] != list(range(first, given.seq + 1)):
+        return False
+    ends = change.status in rules.FINISHED
     resident = change.resident and not ends
-    db.execute(
-        "UPDATE executions SET seq = ?, events = ?, status = ?, updated_at = ?, wake_at = ?, resident = ?, current_task = ?, "
-        "finish_reason = ?, error = ?, crashes = CASE ? WHEN 1 THEN 0 ELSE crashes END, "
-        "host = CASE ? WHEN 1 THEN host ELSE ? END WHERE id = ?",
+    changed = db.execute(
+        "UPDATE executions SET seq = ?, events = coalesce(?, events), status = ?, updated_at = ?, wake_at = ?, "
+        "resident = ?, current_task = ?, finish_reason = ?, error = ?, "
+        "crashes = CASE ? WHEN 1 THEN 0 ELSE crashes END, host = CASE ? WHEN 1 THEN host ELSE x'' END "
+        "WHERE id = ? AND execution_id = ? AND epoch = ? AND seq = ? AND (unfinished = 1 OR (status = ? AND ?))",
         (
             given.seq,
-            events,
+            entries[-1].events_to if entries else None,
             change.status,
             change.updated_at,
             None if ends else change.wake_at,
@@ -191,13 +198,38 @@ def _change_row(db: sqlite3.Connection, execution: int, packed: PackedCommit, ev
             None if change.error is None else rules.legible(change.error),
             given.progress,
             resident,
-            _NOBODY,
             execution,
+            given.execution_id,
+            given.epoch,
+            first - 1,
+            change.status,
+            not entries,
         ),
     )
-    if change.status in rules.SETTLED:
-        # Its index is touched only here, so that a step does not pay for it.
-        db.execute("UPDATE executions SET unfinished = 0 WHERE id = ?", (execution,))
+    return changed.rowcount == 1
+
+
+def _settle(db: sqlite3.Connection, execution: int, status: str) -> None:
+    # The index of unfinished executions is touched only here, so that a step does not pay for it.
+    db.execute("UPDATE executions SET unfinished = 0 WHERE id = ?", (execution,))
+    if status in rules.FINISHED:
+        db.execute("DELETE FROM pending WHERE execution = ?", (execution,))
+
+
+def _change_waiting(db: sqlite3.Connection, execution: int, packed: PackedCommit) -> None:
+    given = packed.commit
+    for signal_id in given.consumed:
+        db.execute("UPDATE inbox SET consumed = 1 WHERE execution = ? AND signal_id = ?", (execution, signal_id))
+    for call_id in given.closes:
+        db.execute("DELETE FROM pending WHERE execution = ? AND call_id = ?", (execution, call_id))
+    for row, body in packed.opens:
+        # The same question again (a commit sent twice) keeps its decision; another under the same ID starts anew.
+        db.execute(
+            "INSERT INTO pending (execution, call_id, asked_at, body) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (execution, call_id) DO UPDATE SET asked_at = excluded.asked_at, body = excluded.body, "
+            "decided_by = NULL WHERE body <> excluded.body",
+            (execution, row.call_id, row.asked_at, body.data),
+        )
 
 
 def quarantine(db: sqlite3.Connection, execution_id: str, error: str, now: float) -> None:
@@ -219,7 +251,8 @@ def send(db: sqlite3.Connection, signal: Signal, memo: BlobMemo) -> Accepted:
 
     def stored(where: str, value: str) -> Signal | None:
         found = db.execute(
-            f"SELECT signal_id, body FROM inbox WHERE execution = ? AND {where} = ? ORDER BY id DESC LIMIT 1", (execution, value)
+            f"SELECT signal_id, body FROM inbox WHERE execution = ? AND {where} = ? ORDER BY id DESC LIMIT 1",
+            (execution, value),
         ).fetchone()
         return None if found is None else read_signal(signal.execution_id, found[0], found[1], get_blob)
 
@@ -239,7 +272,8 @@ def send(db: sqlite3.Connection, signal: Signal, memo: BlobMemo) -> Accepted:
     )
     if decides is not None:
         db.execute(
-            "UPDATE pending SET decided_by = ? WHERE execution = ? AND call_id = ?", (signal.signal_id, execution, decides)
+            "UPDATE pending SET decided_by = ? WHERE execution = ? AND call_id = ?",
+            (signal.signal_id, execution, decides),
         )
     return answer
 
@@ -247,8 +281,8 @@ def send(db: sqlite3.Connection, signal: Signal, memo: BlobMemo) -> Accepted:
 def save_deployment(db: sqlite3.Connection, given: DeploymentRow) -> bool:
     """Keep a version and make it the current one."""
     added = db.execute(
-        "INSERT OR IGNORE INTO deployments (deployment_id, agent, kind, source, reference, signature, python, created_at, "
-        "spec, code) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO deployments (deployment_id, agent, kind, source, reference, signature, python, "
+        "created_at, spec, code) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             given.deployment_id,
             given.agent,

@@ -24,7 +24,9 @@ def _search(value: Any, path: str, depth: int, depth_max: int) -> UnstorableValu
         return None
     if depth >= depth_max:
         found = f"value nested {depth_max} levels deep (or one that contains itself)"
-        return UnstorableValueError(path=_short(path), found=found, hint="fewer levels, or the inner part as JSON text.")
+        return UnstorableValueError(
+            path=_short(path), found=found, hint="make it flatter, or store a part as JSON text."
+        )
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):

@@ -32,6 +32,8 @@ from agentspan.errors import (
 )
 from agentspan.persistence.store import DeploymentRow
 
+BARE = functools._NOT_FOUND  # type: ignore[attr-defined]
+ABSENT = object()
 REPO = Path(__file__).parents[3]
 KEY = b"k" * 32
 
@@ -105,13 +107,14 @@ def loaded_by(folder: Path, row_file: Path, text: str, *, python: str = sys.exec
     return json.loads((folder / "answer.json").read_text())
 
 
-# --- by value, in another process ---------------------------------------------------------------------------------------
+# --- by value, in another process ----------------------------------------------------------------------------------
 
 MAIN = """
 import asyncio, enum, functools, os
 from dataclasses import dataclass
-from typing import NewType, TypedDict
-from pydantic import BaseModel, field_validator
+from typing import Callable, Generic, NewType, ParamSpec, TypeVar
+from pydantic import BaseModel, RootModel, field_validator
+from typing_extensions import TypedDict
 import helper
 from pkg.inner import shout
 from agentspan.agents.agent import Agent
@@ -135,6 +138,25 @@ class Line(BaseModel):
 
 class Note(BaseModel):
     lines: list[Line]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+ABSENT = object()
+
+def typed(function: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **kwargs)
+    return wrapper
+
+class Page(BaseModel, Generic[R]):
+    items: list[R]
+
+class Numbers(RootModel[list[int]]):
+    pass
+
+def first(numbers, default=ABSENT):
+    return "absent" if default is ABSENT else default
 
 @dataclass
 class Point:
@@ -195,6 +217,11 @@ def noted(note: Note, money: Euros, box: Box) -> str:
     return f"{note.lines[0].text}|{money}|{box['point'].x + box['point'].y}"
 
 @tool
+@typed
+def generic(page: Page[int], numbers: Numbers) -> list:
+    return [page.items, numbers.root, first(numbers)]
+
+@tool
 def ordered(order: Order) -> int:
     assert isinstance(order, Order)
     return price(order)
@@ -226,7 +253,7 @@ def write_instructions():
 
 agent = Agent(
     "support", "openai/gpt-4o", write_instructions,
-    tools=[plain, later, decorated, make(40), cached, noted, ordered, shouted, from_environment, chosen,
+    tools=[plain, later, decorated, generic, make(40), cached, noted, ordered, shouted, from_environment, chosen,
            Shop({"pen": 3}).count],
     output_type=Note, dependencies={"shop": Shop({"ink": 9})}, callbacks=[Listener()],
     stop_when=lambda context: helper.greet("stop") == "hello stop",
@@ -307,6 +334,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> tuple[DeploymentRow, di
             "noted": attempt(lambda: use(agent, "noted",
                 '{"note": %s, "money": 5, "box": {"point": {"x": 1}}}' % note)),
             "ordered": attempt(lambda: use(agent, "ordered", {"order": {"items": [{"name": "a", "cents": 7}]}})),
+            "generic": attempt(lambda: use(agent, "generic", {"page": {"items": [1]}, "numbers": [2]})),
             "refused": attempt(lambda: use(agent, "ordered", {"order": {"items": 1}})),
             "shouted": attempt(lambda: use(agent, "shouted", {"text": "hey"})),
             "from_environment": attempt(lambda: use(agent, "from_environment", {})),
@@ -336,6 +364,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> tuple[DeploymentRow, di
         ("closed", 42),
         ("cached", 155),
         ("noted", "hi|5|3"),
+        ("generic", [[1], [2], "absent"]),
         ("ordered", 7),
         ("shouted", "HEY"),
         ("from_environment", "there there "),
@@ -371,6 +400,16 @@ def test_the_row_says_how_it_was_made(journey: Any) -> None:
     assert row.spec["tools"]["plain"]["kind"] == "function"
 
 
+def test_a_librarys_sentinels_stay_themselves() -> None:
+    assert _copy(dataclasses.MISSING) is dataclasses.MISSING
+    assert _copy([BARE])[0] is BARE
+    assert _copy([ABSENT, ABSENT])[0] is not ABSENT
+
+
+def _copy(value: Any) -> Any:
+    return cloudpickle.loads(localcode.pickle_by_value(value).code)
+
+
 def test_the_environment_does_not_travel(journey: Any) -> None:
     assert b"not to be shipped" not in journey[0].code
 
@@ -384,7 +423,7 @@ def test_the_id_is_the_same_in_every_run_and_another_for_other_code(tmp_path: Pa
     assert changed in ids
 
 
-# --- refusals, before anything is deployed --------------------------------------------------------------------------------
+# --- refusals, before anything is deployed -------------------------------------------------------------------------
 
 lock = threading.Lock()
 log_file = None
@@ -506,9 +545,7 @@ def test_standard_output_is_taken_by_name() -> None:
     assert unpack(sign(pack(agent_of(shout)), KEY), KEY).tool_defs["shout"].func() is True
 
 
-def test_an_import_of_a_local_module_inside_a_tool_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_import_of_a_local_module_inside_a_tool_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, lazy_helper="def answer(): return 42", lazy_pkg____init__="", lazy_pkg__deep="X = 1")
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -601,7 +638,7 @@ def test_a_refusal_survives_the_trip_between_processes() -> None:
     assert (type(copy), copy.facts, str(copy)) == (type(error), error.facts, str(error))
 
 
-# --- the registry ---------------------------------------------------------------------------------------------------------
+# --- the registry --------------------------------------------------------------------------------------------------
 
 
 def test_modules_are_registered_only_while_packing_and_the_users_own_stay(tmp_path: Path) -> None:
@@ -639,7 +676,7 @@ def test_many_threads_can_pack_at_once() -> None:
     assert len(set(ids)) == 1
 
 
-# --- trust ----------------------------------------------------------------------------------------------------------------
+# --- trust ---------------------------------------------------------------------------------------------------------
 
 
 class Bomb:
@@ -705,7 +742,7 @@ def test_a_package_that_is_missing_here_is_named(row: DeploymentRow) -> None:
         unpack(sign(dataclasses.replace(row, code=code), KEY), KEY)
 
 
-# --- the key --------------------------------------------------------------------------------------------------------------
+# --- the key -------------------------------------------------------------------------------------------------------
 
 
 def test_a_key_is_made_once_and_only_for_its_owner(tmp_path: Path) -> None:
@@ -750,7 +787,7 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path) -> None:
         load_key(tmp_path / "key")
 
 
-# --- by reference ---------------------------------------------------------------------------------------------------------
+# --- by reference --------------------------------------------------------------------------------------------------
 
 INSTALLED = """
 import threading
@@ -823,9 +860,7 @@ def test_a_renamed_agent_is_not_mistaken_for_the_deployed_one(environment: Envir
     assert "now called 'another'" in answer["text"]
 
 
-def test_a_file_in_site_packages_without_a_distribution_goes_by_value(
-    environment: Environment, tmp_path: Path
-) -> None:
+def test_a_file_in_site_packages_without_a_distribution_goes_by_value(environment: Environment, tmp_path: Path) -> None:
     write(environment.packages, stray_bots=INSTALLED.replace("with lock:", "if True:"))
     here = write(tmp_path / "here", main="from stray_bots import agent\n")
     assert packed_by(here, tmp_path / "row", python=environment.python).source == "value"

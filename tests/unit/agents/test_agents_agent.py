@@ -55,7 +55,7 @@ def test_the_spec_is_plain_data() -> None:
     spec = made.spec()
     assert list(spec.tools) == ["search", "ask"]
     assert spec.output_name == "Verdict"
-    assert spec.output_schema is not None and spec.output_schema["required"] == ["ok"]
+    assert (spec.output_schema or {})["required"] == ["ok"]
     assert (spec.max_turns, spec.max_tokens, spec.temperature, spec.timeout_seconds) == (3, 100, 0, 60)
     assert spec.base_url == "http://localhost:1"
     assert spec.metadata == {"team": "x", "ids": [1, 2]}
@@ -230,7 +230,7 @@ async def test_returned_text_is_the_instructions() -> None:
 
 def test_options_of_the_decorator_are_those_of_agent() -> None:
     with pytest.raises(ConfigurationError, match="Did you mean 'max_turns'"):
-        agent(max_turn=3)(lambda: None)
+        agent(name="a", max_turn=3)(lambda: None)
     with pytest.raises(ConfigurationError, match="leave instructions= out"):
         agent(name="a", instructions="x")(lambda: None)
     with pytest.raises(ConfigurationError, match="takes nothing or one"):

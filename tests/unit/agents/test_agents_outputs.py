@@ -97,6 +97,8 @@ def test_names_are_what_providers_take() -> None:
     [
         ("Sure! It is fine.", "", "not valid JSON"),
         ("", "", "not valid JSON"),
+        ('{"ok": NaN}', "", "NaN is not a JSON number"),
+        ('{"ok": true, "reasons": ["\\udc00"]}', "", "surrogates not allowed"),
         ('{"ok": "perhaps"}', "ok", "valid boolean"),
         ('{"ok": true, "score": 11}', "score", "less than or equal to 10"),
         ("{}", "ok", "required"),

@@ -5,7 +5,7 @@ import json
 import pickle
 import sys
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from agentspan.agents.results import (
     ToolCallRecord,
 )
 
-AT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc)
+AT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 PENDING = PendingTool(
     call_id="c1",
     tool_name="refund",
@@ -67,8 +67,8 @@ def test_every_status_is_in_the_table_above() -> None:
 
 
 def test_finish_reasons_print_as_their_value() -> None:
-    assert [str(reason) for reason in FinishReason] == (
-        "stop length tool_calls error cancelled timeout guardrail rejected stopped max_turns".split()
+    assert ",".join(str(reason) for reason in FinishReason) == (
+        "stop,length,tool_calls,error,cancelled,timeout,guardrail,rejected,stopped,max_turns"
     )
 
 

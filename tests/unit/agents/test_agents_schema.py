@@ -5,15 +5,15 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, computed_field
 from typing_extensions import TypedDict
 
 from agentspan.agents.context import ToolContext
@@ -86,9 +86,9 @@ TABLE = [
     (Union[int, str], {"anyOf": [{"type": "integer"}, {"type": "string"}]}, "a", "a"),  # noqa: UP007
     (Literal["a", "b"], {"type": "string", "enum": ["a", "b"]}, "b", "b"),
     (Colour, {"$ref": "#/$defs/Colour"}, "red", Colour.RED),
-    (datetime, {"type": "string", "format": "date-time"}, "2026-01-02T03:04:05Z", datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)),
+    (datetime, {"type": "string", "format": "date-time"}, "2026-01-02T03:00:00Z", datetime(2026, 1, 2, 3, tzinfo=UTC)),
     (date, {"type": "string", "format": "date"}, "2026-01-02", date(2026, 1, 2)),
-    (UUID, {"type": "string", "format": "uuid"}, "12345678-1234-5678-1234-567812345678", UUID("12345678-1234-5678-1234-567812345678")),
+    (UUID, {"type": "string", "format": "uuid"}, str(UUID(int=5)), UUID(int=5)),
     (Path, {"type": "string", "format": "path"}, "/tmp/x", Path("/tmp/x")),
     (Item, {"$ref": "#/$defs/Item"}, {"name": "n", "price": 2.0}, Item(name="n", price=2)),
     (list[Item], {"type": "array", "items": {"$ref": "#/$defs/Item"}}, [{"name": "n", "price": 1.0}], [Item(name="n")]),
@@ -96,7 +96,7 @@ TABLE = [
     (Options, {"$ref": "#/$defs/Options"}, {"deep": True}, {"deep": True}),
     (Annotated[int, Field(ge=1, le=5)], {"type": "integer", "minimum": 1, "maximum": 5}, 5, 5),
     ("int", {"type": "integer"}, 3, 3),
-    ("list[Item]", {"type": "array", "items": {"$ref": "#/$defs/Item"}}, [{"name": "n", "price": 1.0}], [Item(name="n")]),
+    ("list[Point]", {"type": "array", "items": {"$ref": "#/$defs/Point"}}, [{"x": 1, "y": 2}], [Point(1, 2)]),
 ]  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def test_what_a_model_writes_loosely_is_converted(hint: Any, given: Any, value: 
 
 
 def test_defaults_are_filled_in_and_shown() -> None:
-    def function(a: str, b: int = 3, colour: Colour = Colour.BLUE, note: str = None) -> None: ...  # type: ignore[assignment]
+    def function(a: str, b: int = 3, colour: Colour = Colour.BLUE, note: str = None) -> None: ...  # type: ignore[assignment]  # noqa: RUF013
 
     schema = read(function)
     properties = schema.json_schema["properties"]
@@ -275,6 +275,46 @@ def test_python_values_are_taken_as_they_are() -> None:
     assert one(date).validate({"x": date(2026, 1, 2)}) == {"x": date(2026, 1, 2)}
 
 
+class Hidden(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    shown: int = 1
+    secret: int = Field(exclude=True)
+
+
+class Area(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    side: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def area(self) -> int:
+        return self.side**2
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "recorded"),
+    [
+        (Item, {"name": "n"}, {"name": "n", "price": 1.0}),
+        (Annotated[int, AfterValidator(lambda value: value * 2)], 4, 4),
+        (Hidden, {"secret": 5}, {"secret": 5}),
+        (Area, {"side": 2}, {"side": 2}),
+        (date, "2026-01-02", "2026-01-02"),
+    ],
+)
+def test_what_is_recorded_gives_the_same_arguments_however_often(hint: Any, given: Any, recorded: Any) -> None:
+    schema = one(hint)
+    record = schema.to_record(json.dumps({"x": given}))
+    assert record == {"x": recorded}
+    assert schema.validate(record) == schema.validate({"x": given})
+    assert schema.to_record(record) == record
+
+
+def test_a_default_made_for_the_call_is_recorded_with_it() -> None:
+    schema = one(UUID, Field(default_factory=uuid4))
+    record = schema.to_record("{}")
+    assert str(schema.validate(record)["x"]) == record["x"]
+
+
 # --- refused definitions
 
 
@@ -283,7 +323,7 @@ def keywords(**options: int) -> None: ...
 def positional(a: int, /) -> None: ...
 def unserializable(client: Callable[[], None]) -> None: ...
 def type_checking_only(x: NotAtRuntime) -> None: ...
-def not_a_type(x: "3 +") -> None: ...  # type: ignore[valid-type]  # noqa: F722, UP037
+def not_a_type(x: "3 +") -> None: ...  # type: ignore[valid-type]  # noqa: F722
 
 
 class Client:
@@ -291,7 +331,7 @@ class Client:
 
 
 def takes_client(query: str, client: Client) -> None: ...
-def odd_default(x: Any = Client()) -> None: ...
+def odd_default(x: Any = Client()) -> None: ...  # noqa: B008
 
 
 @pytest.mark.parametrize(
@@ -320,7 +360,7 @@ def test_a_local_type_in_a_text_annotation_is_refused_clearly() -> None:
 
     def function(x: Local) -> None: ...
 
-    with pytest.raises(ToolDefinitionError, match="'x' refers to 'Local'.*top level of the module"):
+    with pytest.raises(ToolDefinitionError, match=r"'x' refers to 'Local'.*top level of the module"):
         read(function)
 
 
@@ -421,7 +461,8 @@ def test_a_users_own_check_speaks_to_the_model() -> None:
         ("3", "one JSON object, not a bare value"),
         ('"text"', "one JSON object, not a bare value"),
         ("[" * 100_000, "not valid JSON"),
-        ('{"order_id": "\\ud800"}', "not valid|surrogate|JSON"),
+        ('{"order_id": "\\ud800"}', "surrogates not allowed"),
+        ('{"amount": NaN}', "NaN is not a JSON number"),
     ],
 )
 def test_text_that_is_no_json_object(raw: str, says: str) -> None:

@@ -1,0 +1,46 @@
+# `make demo` and `make test` do all the set-up there is: a .venv with pinned, hash-checked dependencies.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check lint types imports bench lock clean help
+
+help: ## Say what can be made
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+# Bytecode is compiled here, whatever PYTHONDONTWRITEBYTECODE says: without it an actor takes 1 s to start instead of 0.4.
+$(READY): pyproject.toml requirements/dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q -j 0 .venv/lib agentspan || true
+	touch $(READY)
+
+demo: $(READY) ## Watch an agent lose its process and finish anyway
+	@$(BIN)/agent-span demo
+
+test: $(READY) ## Run all tests
+	$(BIN)/python -m pytest
+
+check: lint types imports ## Style, types, and who may import whom
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+bench: $(READY) ## Measure, and print ratios
+	$(BIN)/python -m benchmarks
+
+lock: ## Pin the dependencies anew (needs uv)
+	uv pip compile pyproject.toml --extra client --group dev --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements/dev.txt
+
+clean: ## Remove the environment and caches
+	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,204 @@
+"""Events as lines for people: time, what, and the rest on one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.text import Text
+
+from agentspan.agents.events import AgentEvent, EventType
+from agentspan.cli.arguments import short_id
+from agentspan.cli.text import STATUS_STYLES, call_text, one_line
+
+LINE_CHARS = 2000
+
+_Look = tuple[str, str]
+"""Sign and style."""
+_LOOKS: dict[str, _Look] = {
+    EventType.STARTED: ("▶", "cyan"),
+    EventType.THINKING: ("…", "bright_black"),
+    EventType.MESSAGE: ("●", ""),
+    EventType.TOOL_CALL: ("→", "blue"),
+    EventType.TOOL_RESULT: ("←", "blue"),
+    EventType.HANDOFF: ("⇒", "magenta"),
+    EventType.WAITING: ("?", "bold yellow"),
+    EventType.DECISION: ("!", "yellow"),
+    EventType.SIGNAL: ("!", "magenta"),
+    EventType.GUARDRAIL_PASS: ("✓", "green"),
+    EventType.GUARDRAIL_FAIL: ("✗", "red"),
+    EventType.ERROR: ("✗", "red"),
+    EventType.RECOVERED: ("↻", "bold magenta"),
+    EventType.DONE: ("■", "bold"),
+}
+
+
+def event_line(event: AgentEvent) -> Text:
+    """One event on one line."""
+    sign, style = _LOOKS.get(str(event.type), ("·", ""))
+    at = event.at.astimezone().strftime("%H:%M:%S") if event.at else " " * 8
+    line = Text.assemble((at, "bright_black"), "  ", (sign, style), " ", (f"{event.type!s:<11}", style), " ")
+    if event.agent_path:
+        line.append(f"[{event.agent_path}] ", "bright_black")
+    tell = _TELL.get(str(event.type), _plain)
+    line.append_text(tell(event))
+    return line
+
+
+def _plain(event: AgentEvent) -> Text:
+    return Text(one_line(event.content or "", LINE_CHARS))
+
+
+def _dim(event: AgentEvent) -> Text:
+    return Text(one_line(event.content or "", LINE_CHARS), style="bright_black")
+
+
+def _call(event: AgentEvent) -> Text:
+    return Text(call_text(event.tool_name, event.args, LINE_CHARS))
+
+
+def _result(event: AgentEvent) -> Text:
+    error = event.data.get("error")
+    attempt = f" (attempt {event.attempt})" if event.attempt and event.attempt > 1 else ""
+    told = Text(f"{event.tool_name}{attempt}: ")
+    if error is not None:
+        return told.append(one_line(error, LINE_CHARS), "red")
+    return told.append(one_line(event.result, LINE_CHARS))
+
+
+def _handoff(event: AgentEvent) -> Text:
+    return Text(f"to {event.target}")
+
+
+def _waiting(event: AgentEvent) -> Text:
+    ask = str(event.data.get("ask", "decision"))
+    told = Text(call_text(event.tool_name, event.args, LINE_CHARS))
+    told.append(f" waits for {ask_words(ask)}", "yellow")
+    if event.content:
+        told.append(f": {one_line(event.content, LINE_CHARS)}")
+    return told.append(f"  agent-span {how_to_decide(ask, short_id(event.execution_id))}", "bright_black")
+
+
+def _decision(event: AgentEvent) -> Text:
+    by = event.data.get("by")
+    told = Text(f"{event.tool_name}: {verdict_words(str(event.data.get('verdict', '')))}")
+    if event.data.get("edited"):
+        told.append(f" with {one_line(event.args)}")
+    told.append(f" by {by}" if by else "")
+    return told.append(f": {one_line(event.content, LINE_CHARS)}" if event.content else "")
+
+
+def _signal(event: AgentEvent) -> Text:
+    by = event.data.get("by")
+    told = Text(str(event.data.get("command", "")))
+    told.append(f" by {by}" if by else "")
+    what = event.data.get("message", event.content)
+    return told.append(f": {one_line(what, LINE_CHARS)}" if what is not None else "")
+
+
+def _error(event: AgentEvent) -> Text:
+    where = f"{event.tool_name}: " if event.tool_name else ""
+    attempt = f" (attempt {event.attempt})" if event.attempt else ""
+    told = Text(f"{where}{one_line(event.content or '', LINE_CHARS)}{attempt}", style="red")
+    return told.append(", will be tried again", "bright_black") if event.will_retry else told
+
+
+def _done(event: AgentEvent) -> Text:
+    status = str(event.data.get("status", ""))
+    reason = event.data.get("finish_reason")
+    told = Text(status, style=STATUS_STYLES.get(status, ""))
+    return told.append(f" ({reason})" if reason else "")
+
+
+_TELL: dict[str, Callable[[AgentEvent], Text]] = {
+    EventType.THINKING: _dim,
+    EventType.TOOL_CALL: _call,
+    EventType.TOOL_RESULT: _result,
+    EventType.HANDOFF: _handoff,
+    EventType.WAITING: _waiting,
+    EventType.DECISION: _decision,
+    EventType.SIGNAL: _signal,
+    EventType.ERROR: _error,
+    EventType.DONE: _done,
+}
+
+
+def ask_words(ask: str) -> str:
+    """What a waiting call waits for."""
+    known = {
+        "approval": "approval",
+        "question": "an answer",
+        "message": "a message",
+        "crash": "a decision after a crash",
+    }
+    return known.get(ask, ask)
+
+
+def how_to_decide(ask: str, short: str) -> str:
+    """The command that lets a waiting call go on."""
+    known: dict[str, str] = {"question": f"respond {short} ANSWER", "message": f"send {short} MESSAGE"}
+    return known.get(ask, f"approve {short}")
+
+
+def verdict_words(verdict: str) -> str:
+    """A verdict as what was done."""
+    return {"approve": "approved", "reject": "rejected", "respond": "answered"}.get(verdict, verdict)
+
+
+def step_text(step: dict[str, Any]) -> Text:
+    """One record of the journal, in a few words."""
+    teller = _STEPS.get(step["kind"])
+    return Text(step["kind"]) if teller is None else teller(step)
+
+
+def _step_model(step: dict[str, Any]) -> Text:
+    calls = ", ".join(call_text(call["name"], call.get("arguments"), 80) for call in step.get("calls", ()))
+    told = Text(one_line(step["text"], 120) if step.get("text") else "")
+    return told.append(f"{' ' if told else ''}→ {calls}", "blue") if calls else told
+
+
+def _step_tool(step: dict[str, Any]) -> Text:
+    return Text(f"{step['name']} → {one_line(step.get('result'), 120)}")
+
+
+def _step_failure(step: dict[str, Any]) -> Text:
+    name = f"{step['name']}: " if step.get("name") else ""
+    told = Text(f"{name}{one_line(step['error'], 120)}", style="red")
+    return told.append(", will be tried again", "bright_black") if step.get("retry_at") else told
+
+
+def _step_decided(step: dict[str, Any]) -> Text:
+    by = f" by {step['by']}" if step.get("by") else ""
+    edited = f" with {one_line(step['arguments'], 80)}" if step.get("arguments") is not None else ""
+    reason = f": {one_line(step['reason'], 120)}" if step.get("reason") else ""
+    return Text(f"{step['name']} {verdict_words(step['verdict'])}{edited}{by}{reason}", style="yellow")
+
+
+def _step_recovered(step: dict[str, Any]) -> Text:
+    lost = ", ".join(f"{call['name']} (attempt {call['attempt']}: {call['action']})" for call in step.get("calls", ()))
+    in_flight = lost or ("model call" if step.get("models") else "")
+    return Text(
+        f"after a crash, as epoch {step['epoch']}" + (f"; in flight: {in_flight}" if in_flight else ""), "magenta"
+    )
+
+
+def _step_finished(step: dict[str, Any]) -> Text:
+    error = f": {one_line(step['error'], 120)}" if step.get("error") else ""
+    return Text(f"{step['status']} ({step['finish_reason']}){error}", style=STATUS_STYLES.get(step["status"], ""))
+
+
+_STEPS: dict[str, Callable[[dict[str, Any]], Text]] = {
+    "started": lambda step: Text(one_line(step["prompt"], 120)),
+    "session": lambda step: Text(f"{len(step['messages'])} messages of the session's last execution"),
+    "recovered": _step_recovered,
+    "model": _step_model,
+    "model_failed": _step_failure,
+    "tool": _step_tool,
+    "tool_failed": _step_failure,
+    "decided": _step_decided,
+    "message": lambda step: Text(one_line(step["message"], 120)),
+    "delivered": lambda step: Text(f"{step['name']} ← {len(step['messages'])} messages"),
+    "control": lambda step: Text(f"{step['command']} {one_line(step.get('text', ''), 120)}".strip()),
+    "stop_checked": lambda step: Text("stop" if step["stop"] else "go on"),
+    "finished": _step_finished,
+}

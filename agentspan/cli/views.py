@@ -1,0 +1,240 @@
+"""What commands show to people, as rich renderables made from plain rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from agentspan.cli.arguments import short_id
+from agentspan.cli.lines import ask_words, how_to_decide, step_text
+from agentspan.cli.text import call_text, instant, one_line, plural, size_text, span, status_text, when
+
+Row = dict[str, Any]
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        # Whatever else is cut on a narrow terminal, an ID has to stay whole: it is what the next command needs.
+        table.add_column(column, no_wrap=True, min_width=11 if column == "ID" else None, overflow="ellipsis")
+    return table
+
+
+def _ago(value: Any) -> str:
+    moment = instant(value)
+    return "" if moment is None else f"{span(time.time() - moment.timestamp())} ago"
+
+
+def executions(rows: Sequence[Row]) -> RenderableType:
+    """A listing, newest first."""
+    table = _table("ID", "AGENT", "STATUS", "STARTED", "CHANGED", "NOW")
+    for row in rows:
+        table.add_row(
+            short_id(row["execution_id"]),
+            row["agent"],
+            status_text(row["status"]),
+            _ago(row["created_at"]),
+            _ago(row["updated_at"]),
+            _doing(row),
+        )
+    return table
+
+
+def _doing(row: Row) -> Text:
+    told = Text()
+    if row["error"]:
+        told.append(one_line(row["error"], 80), "red")
+    elif row["current_task"]:
+        told.append(row["current_task"])
+    elif row["finish_reason"]:
+        told.append(row["finish_reason"], "bright_black")
+    if row["recoveries"]:
+        told.append(f"  ↻{row['recoveries']}", "magenta")
+    if row["inbox"]:
+        told.append(f"  {plural(row['inbox'], 'signal')} to apply", "magenta")
+    return told
+
+
+def facts(pairs: Sequence[tuple[str, Any]]) -> Table:
+    """Names and values, one pair a line; pairs without a value are left out."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        if value is not None and value != "":
+            table.add_row(name, value if isinstance(value, Text) else Text(str(value)))
+    return table
+
+
+def execution(shown: Row, *, steps: int) -> RenderableType:
+    """All about one execution."""
+    host, deployment = shown["host"] or {}, shown["deployment"] or {}
+    source = deployment.get("reference") or deployment.get("source", "not in the store")
+    parts: list[RenderableType] = [
+        facts(
+            (
+                ("Execution", shown["execution_id"]),
+                ("Agent", f"{shown['agent']}  (version {shown['deployment_id'][:12]}, {source})"),
+                ("Status", _standing(shown)),
+                ("Error", Text(shown["error"], style="red") if shown["error"] else None),
+                ("Doing", shown["current_task"]),
+                ("Started", when(shown["created_at"])),
+                ("Changed", f"{when(shown['updated_at'])}  ({_ago(shown['updated_at'])})"),
+                ("Wakes", when(shown["wake_at"])),
+                ("Actor", _host(host, resident=shown["resident"])),
+                ("Lives", _lives(shown)),
+                ("Journal", f"{plural(shown['seq'] + 1, 'record')}, {plural(shown['events'], 'event')}"),
+                ("Inbox", plural(shown["inbox"], "signal") + " to apply" if shown["inbox"] else None),
+                ("Session", shown["session_id"]),
+                ("Idempotency", shown["idempotency_key"]),
+                ("Metadata", one_line(shown["metadata"]) if shown["metadata"] else None),
+            )
+        )
+    ]
+    if shown["pending_calls"]:
+        parts += [
+            Text("\nWaiting", style="bold"),
+            Padding(pending(shown["pending_calls"], with_id=False), (0, 0, 0, 2)),
+        ]
+    if steps and shown["steps"]:
+        parts += [Text("\nSteps", style="bold"), Padding(timeline(shown, steps), (0, 0, 0, 2))]
+    return Group(*parts)
+
+
+def _standing(shown: Row) -> Text:
+    told = status_text(shown["status"])
+    return told.append(f" ({shown['finish_reason']})", "default") if shown["finish_reason"] else told
+
+
+def _lives(shown: Row) -> str:
+    told = f"epoch {shown['epoch']}"
+    if shown["recoveries"]:
+        told += f", recovered {plural(shown['recoveries'], 'time')}"
+    if shown["crashes"]:
+        told += f", {plural(shown['crashes'], 'crash').replace('crashs', 'crashes')} since the last progress"
+    return told
+
+
+def _host(host: Row, *, resident: bool) -> str:
+    if not host:
+        return "" if resident else "none; its state is at rest in the store"
+    return ", ".join(f"{name} {value}" for name, value in host.items() if value not in (None, ""))
+
+
+def timeline(shown: Row, steps: int) -> RenderableType:
+    """The last records, each with the time since the start."""
+    started = instant(shown["created_at"])
+    table = _table("#", "AFTER", "STEP", "EPOCH", "TRY", "TOOK", "WHAT")
+    table.columns[-1].no_wrap = False
+    for column in (0, 1, 3, 4, 5):
+        table.columns[column].justify = "right"
+    for step in shown["steps"][-steps:]:
+        seconds = step.get("seconds")
+        table.add_row(
+            str(step["seq"]),
+            span(step["at"] - started.timestamp()) if started else "",
+            step["kind"],
+            str(step["epoch"]),
+            str(step.get("attempt", 1)) if step["kind"] in ("model", "tool", "tool_failed", "model_failed") else "",
+            span(seconds) if seconds else "",
+            step_text(step),
+        )
+    return table
+
+
+def pending(rows: Sequence[Row], *, with_id: bool = True) -> RenderableType:
+    """Calls that wait for a person."""
+    columns = ("CALL", "WAITS FOR", "SINCE", "WHAT", "DECIDE WITH")
+    table = _table(*(("ID", *columns) if with_id else columns))
+    table.columns[-2].no_wrap = False
+    for row in rows:
+        short = short_id(row["execution_id"])
+        what = call_text(row["tool"], row["arguments"])
+        if row["question"]:
+            what = one_line(row["question"])
+        cells = [row["call_id"], ask_words(row["ask"]), _ago(row["asked_at"]), what, how_to_decide(row["ask"], short)]
+        table.add_row(*([short, *cells] if with_id else cells))
+    return table
+
+
+def deployments(rows: Sequence[Row]) -> RenderableType:
+    """The current version of every agent."""
+    table = _table("AGENT", "VERSION", "KIND", "MODEL", "TOOLS", "CODE", "DEPLOYED")
+    for row in rows:
+        spec = row["spec"] or {}
+        tools = spec.get("tools") or ()
+        table.add_row(
+            row["agent"],
+            row["deployment_id"][:12],
+            row["kind"],
+            one_line(str(spec.get("model", "")), 40),
+            str(len(tools)),
+            row["reference"] or f"by value, Python {row['python']}",
+            _ago(row["created_at"]),
+        )
+    return table
+
+
+def result(plain: Row) -> RenderableType:
+    """What an execution came to: the output first, then a line of facts."""
+    told: list[RenderableType] = []
+    if plain["output"] is not None:
+        from agentspan.cli.text import block
+
+        told.append(Text(block(plain["output"])))
+    if plain["error"]:
+        told.append(Text(plain["error"], style="red"))
+    usage = plain["token_usage"]
+    summary = status_text(plain["status"])
+    if plain["finish_reason"]:
+        summary.append(f" ({plain['finish_reason']})", "default")
+    summary.append(
+        f"  {plural(usage['total_tokens'], 'token')}, {plural(len(plain['tool_calls']), 'tool call')}, "
+        f"{short_id(plain['execution_id'])}",
+        "bright_black",
+    )
+    return Group(*told, summary)
+
+
+def sweep(swept: Row) -> RenderableType:
+    """What `gc` removed, or would remove."""
+    verb = "Would remove" if swept["dry_run"] else "Removed"
+    total = (
+        f"{verb} {plural(swept['executions'], 'execution')}: {plural(swept['records'], 'record')}, "
+        f"{plural(swept['blobs'], 'large value')}, {size_text(swept['bytes'])}."
+    )
+    ids = [short_id(one) for one in swept["execution_ids"]]
+    more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
+    listed = [Text("  " + ", ".join(ids[:10]) + more, style="bright_black")] if ids else []
+    return Group(Text(total), *listed)
+
+
+def server(info: Row) -> RenderableType:
+    """Where the server is and what it looks after."""
+    counts = ", ".join(f"{count} {status}" for status, count in info["executions"].items())
+    if not info["up"]:
+        state = Text("starting" if info["starting"] else "not up", style="yellow")
+    else:
+        state = Text("up", style="green").append(" (embedded in a program)" if info["embedded"] else "", "default")
+    return facts(
+        (
+            ("Server", state),
+            ("PID", info["pid"]),
+            ("Up for", span(time.time() - info["started_at"]) if info["started_at"] else None),
+            ("Version", info["version"]),
+            ("Ray", info["address"]),
+            ("Ray Client", info["ray_client"]),
+            ("Store", info["store"]),
+            ("Home", info["home"]),
+            ("Log", info["log"]),
+            ("Executions", counts or "none"),
+            ("Resident", info["residents"]),
+            ("Standby", info["standby"]),
+        )
+    )

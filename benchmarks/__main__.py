@@ -1,0 +1,16 @@
+"""`python -m benchmarks [recovery starting turns commit_cost]`: run some or all, each in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from benchmarks.common import describe_machine
+
+ALL = ("recovery", "starting", "turns", "commit_cost")
+
+if __name__ == "__main__":
+    print(describe_machine(), flush=True)
+    for name in sys.argv[1:] or ALL:
+        print(f"\n{name}", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

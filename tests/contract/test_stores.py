@@ -1,0 +1,38 @@
+"""Every store of AgentSpan keeps the contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agentspan.persistence.memory import MemoryStore
+from agentspan.persistence.sqlite import SqliteStore
+from agentspan.persistence.store import Store
+from agentspan.testing.store_contract import Reopen, StoreContract
+
+
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    async def reopen(self) -> Reopen:
+        disk = MemoryStore()
+
+        async def reopen() -> Store:
+            return disk
+
+        return reopen
+
+
+class TestSqliteStore(StoreContract):
+    @pytest.fixture
+    async def reopen(self, tmp_path: Path) -> AsyncIterator[Reopen]:
+        opened: list[SqliteStore] = []
+
+        async def reopen() -> Store:
+            opened.append(await SqliteStore.connect(tmp_path / "store.db"))
+            return opened[-1]
+
+        yield reopen
+        for store in opened:
+            await store.close()

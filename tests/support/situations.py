@@ -1,0 +1,178 @@
+"""Named situations an execution can be in, and one record of every kind to meet them with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from agentspan.agents.spec import AgentSpec, OnCrash, ToolKind, ToolSpec
+from agentspan.engine import records as r
+from agentspan.engine.apply import apply
+from agentspan.engine.state import ExecutionState
+
+T0 = 1_700_000_000.0
+PARAMETERS = {"type": "object", "properties": {"x": {"type": "integer"}}}
+
+
+def tool(name: str, **options: Any) -> ToolSpec:
+    return ToolSpec(name=name, description="", parameters=PARAMETERS, **options)
+
+
+SPEC = AgentSpec(
+    name="hero",
+    model="scripted/hero",
+    tools={
+        one.name: one
+        for one in (
+            tool("work"),
+            tool("refund", approval_required=True),
+            tool("ask", kind=ToolKind.HUMAN),
+            tool("listen", kind=ToolKind.MESSAGE),
+            tool("pair", kind=ToolKind.MESSAGE, batch_size=2),
+            tool("peek", kind=ToolKind.MESSAGE, blocking=False),
+            tool("wire", on_crash=OnCrash.ASK),
+            tool("launch", on_crash=OnCrash.FAIL),
+        )
+    },
+)
+
+
+def plan(call_id: str, name: str = "work", ask: r.Ask | None = None, **fields: Any) -> r.PlannedCall:
+    values: dict[str, Any] = {"raw": '{"x": 1}', "arguments": {"x": 1}, "arguments_hash": "h1" if ask else "", **fields}
+    return r.PlannedCall(call_id=call_id, name=name, ask=ask, **values)
+
+
+def started(**fields: Any) -> r.Started:
+    return r.Started(**{"at": T0, "agent": "hero", "prompt": "go", **fields})
+
+
+def answered(*calls: r.PlannedCall, text: str = "", **fields: Any) -> r.ModelAnswered:
+    return r.ModelAnswered(at=T0, text=text, calls=calls, **fields)
+
+
+def control(command: Any, **fields: Any) -> r.Controlled:
+    return r.Controlled(at=T0, signal_id=f"s-{command}", command=command, **fields)
+
+
+def lost(action: Any, call_id: str = "c1", name: str = "work", attempt: int = 1) -> r.InterruptedCall:
+    return r.InterruptedCall(path="", call_id=call_id, name=name, attempt=attempt, action=action)
+
+
+def recovered(*calls: r.InterruptedCall, models: Sequence[str] = ()) -> r.Recovered:
+    return r.Recovered(at=T0, epoch=2, calls=calls, models=tuple(models))
+
+
+def returned(call_id: str = "c1", result: Any = "ok", **fields: Any) -> r.ToolReturned:
+    return r.ToolReturned(at=T0, call_id=call_id, name="work", result=result, **fields)
+
+
+def tool_failed(call_id: str = "c1", retry_at: float | None = None, attempt: int = 1) -> r.ToolFailed:
+    return r.ToolFailed(at=T0, call_id=call_id, name="work", error="boom", attempt=attempt, retry_at=retry_at)
+
+
+def model_failed(retry_at: float | None = None, attempt: int = 1) -> r.ModelFailed:
+    return r.ModelFailed(at=T0, error="boom", attempt=attempt, retry_at=retry_at)
+
+
+def decided(verdict: Any, call_id: str = "c1", **fields: Any) -> r.Decided:
+    return r.Decided(at=T0, signal_id=f"s-{verdict}", call_id=call_id, name="work", verdict=verdict, **fields)
+
+
+def message(text: Any = "hi") -> r.MessageReceived:
+    return r.MessageReceived(at=T0, signal_id=f"m-{text}", message=text)
+
+
+def delivered(*messages: Any, call_id: str = "c1") -> r.MessagesDelivered:
+    return r.MessagesDelivered(at=T0, call_id=call_id, name="listen", messages=list(messages))
+
+
+def stop_checked(turn: int, stop: bool = False, error: str | None = None) -> r.StopChecked:
+    return r.StopChecked(at=T0, turn=turn, stop=stop, error=error)
+
+
+def finished(status: str = "COMPLETED", reason: str = "stop") -> r.Finished:
+    return r.Finished(at=T0, status=status, finish_reason=reason, output="done")
+
+
+_RUNNING = (started(), answered(plan("c1")))
+
+SITUATIONS: dict[str, tuple[r.AnyRecord, ...]] = {
+    "fresh": (),
+    "session due": (started(session_id="chat", session_from="ex-0"),),
+    "model due": (started(),),
+    "model retry waiting": (started(), model_failed(retry_at=T0 + 3)),
+    "model failed for good": (started(), model_failed()),
+    "tool running": _RUNNING,
+    "tool running, turn 2": (*_RUNNING, returned(), answered(plan("c1-b"), plan("c2"))),
+    "tool retry waiting": (*_RUNNING, tool_failed(retry_at=T0 + 2)),
+    "two tools, one asking": (started(), answered(plan("c1"), plan("c2", "refund", "approval"))),
+    "two tools, one done": (started(), answered(plan("c1"), plan("c2")), returned("c2")),
+    "approval asked": (started(), answered(plan("c1", "refund", "approval"))),
+    "question asked": (started(), answered(plan("c1", "ask", "question"))),
+    "message asked": (started(), answered(plan("c1", "listen", "message"))),
+    "message there": (started(), message(), answered(plan("c1", "listen", "message"))),
+    "crash asked": (started(), answered(plan("c1", "wire")), recovered(lost("ask", name="wire"))),
+    "between turns": (*_RUNNING, returned()),
+    "stop checked": (*_RUNNING, returned(), stop_checked(1)),
+    "stop met": (*_RUNNING, returned(), stop_checked(1, stop=True)),
+    "answered": (started(), answered(text="Done.")),
+    "output re-asked": (started(), answered(text="no", output_error="Answer with JSON.")),
+    "paused, tool running": (*_RUNNING, control("pause")),
+    "paused, model due": (started(), control("pause")),
+    "stopping, tool running": (*_RUNNING, control("stop")),
+    "stopping, approval asked": (started(), answered(plan("c1", "refund", "approval")), control("stop")),
+    "cancelled": (*_RUNNING, control("cancel", text="enough")),
+    "finished": (started(), answered(text="Done."), finished()),
+}
+
+RECORDS: dict[str, r.AnyRecord] = {
+    "started": started(),
+    "session": r.SessionLoaded(at=T0, messages=[{"role": "user", "content": "before"}]),
+    "recovered (nothing lost)": recovered(),
+    "recovered (c1 again)": recovered(lost("retry")),
+    "recovered (c1 asks)": recovered(lost("ask")),
+    "recovered (c1 failed)": recovered(lost("fail")),
+    "recovered (model again)": recovered(models=[""]),
+    "recovered (no such frame)": recovered(models=["nobody"]),
+    "model (text)": answered(text="Hello."),
+    "model (call)": answered(plan("n1")),
+    "model (call refused)": answered(plan("n1", error="no such tool", arguments=None)),
+    "model (approval)": answered(plan("n1", "refund", "approval")),
+    "model_failed (retry)": model_failed(retry_at=T0 + 1),
+    "model_failed (final)": model_failed(),
+    "tool": returned(),
+    "tool (state)": returned(state_set={"k": 1}, state_del=("gone",)),
+    "tool_failed (retry)": tool_failed(retry_at=T0 + 1),
+    "tool_failed (final)": tool_failed(),
+    "decided (approve)": decided("approve"),
+    "decided (approve, edited)": decided("approve", arguments={"x": 2}),
+    "decided (reject)": decided("reject", reason="no"),
+    "decided (respond)": decided("respond", value="by hand"),
+    "message": message("new"),
+    "delivered": delivered("hi"),
+    "delivered (nothing)": delivered(),
+    "control (pause)": control("pause"),
+    "control (resume)": control("resume"),
+    "control (stop)": control("stop"),
+    "control (cancel)": control("cancel"),
+    "control (guide)": control("guide", text="Be brief."),
+    "stop_checked (turn 1)": stop_checked(1),
+    "stop_checked (turn 1, met)": stop_checked(1, stop=True),
+    "stop_checked (turn 9)": stop_checked(9),
+    "finished": finished(),
+    "finished (no end)": finished("RUNNING"),
+    "finished (no status)": finished("GONE"),
+    "finished (no reason)": finished(reason="whim"),
+}
+
+
+def state_of(records: Sequence[r.AnyRecord]) -> ExecutionState:
+    state = ExecutionState(execution_id="ex-1")
+    for record in records:
+        apply(state, copy.deepcopy(record))
+    return state
+
+
+def situation(name: str) -> ExecutionState:
+    return state_of(SITUATIONS[name])

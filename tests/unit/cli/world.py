@@ -1,0 +1,184 @@
+"""Stores that hold real journals, made by real drivers without Ray, and what a command answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agentspan.actors.offline import StoreConnection
+from agentspan.actors.residence import HostConfig, Residence
+from agentspan.agents import Agent, tool
+from agentspan.config import Settings
+from agentspan.persistence.opening import open_store
+from agentspan.persistence.store import DeploymentRow, NewExecution, Store
+from agentspan.testing import ScriptedModel, call, calls, fail, say
+
+
+@tool(approval_required=True)
+def refund(order_id: str, amount: float) -> str:
+    """Refund an order."""
+    return f"refunded {amount:g} for {order_id}"
+
+
+@tool
+def look_up(order_id: str) -> dict[str, Any]:
+    """Look an order up."""
+    return {"order_id": order_id, "total": 40.0}
+
+
+AGENTS = {
+    "echo": Agent(name="echo", model="scripted/echo"),
+    "support": Agent(
+        name="support",
+        model=str(
+            ScriptedModel(
+                [
+                    call("look_up", order_id="8821"),
+                    call("refund", order_id="8821", amount=40.0),
+                    say("[done] It is paid."),
+                ]
+            )
+        ),
+        tools=[refund, look_up],
+    ),
+    "twice": Agent(
+        name="twice",
+        model=str(
+            ScriptedModel(
+                [
+                    calls(
+                        call("refund", order_id="1", amount=1.0),
+                        call("refund", order_id="2", amount=2.0),
+                    ),
+                    say("Both."),
+                ]
+            )
+        ),
+        tools=[refund],
+    ),
+    "broken": Agent(name="broken", model=str(ScriptedModel([fail(400)]))),
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        (line,) = self.err.splitlines()
+        error: dict[str, Any] = json.loads(line)["error"]
+        return error
+
+
+Command = Callable[..., Answer]
+
+
+def deployment(agent: Agent) -> DeploymentRow:
+    return DeploymentRow(
+        deployment_id=f"v-{agent.name}",
+        agent=agent.name,
+        kind="agent",
+        source="reference",
+        reference=f"shop.agents:{agent.name}",
+        code=None,
+        signature="",
+        spec=asdict(agent.spec()),
+        python="3.11",
+        created_at=1.0,
+    )
+
+
+class World:
+    """The store of a home, and drivers that work on it as a server would."""
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir(mode=0o700, exist_ok=True)
+        self.settings = Settings(home=home)
+        self.settings.key_path.write_bytes(bytes(32))
+        self.settings.key_path.chmod(0o600)
+
+    def create(self, agent: str, *, prompt: str = "Hello", number: int = 1) -> str:
+        """A queued execution."""
+        return self.ask(lambda store: self.add(store, agent, prompt, f"ex-{number:020x}"))
+
+    def play(self, execution_id: str) -> str:
+        """Run one incarnation to its end (or until it hibernates)."""
+        return self.ask(lambda store: self.run(store, execution_id))
+
+    def started(self, agent: str, *, prompt: str = "Hello", number: int = 1) -> str:
+        """An execution that has got as far as it can by itself."""
+        return self.play(self.create(agent, prompt=prompt, number=number))
+
+    def ask(self, question: Callable[[Store], Any]) -> Any:
+        """Ask the store something."""
+
+        async def with_store() -> Any:
+            store = await open_store(self.settings.store_url)
+            try:
+                return await question(store)
+            finally:
+                await store.close()
+
+        return asyncio.run(with_store())
+
+    async def add(self, store: Store, agent: str, prompt: str, execution_id: str, **more: Any) -> str:
+        await store.save_deployment(deployment(AGENTS[agent]))
+        created = await store.create(
+            NewExecution(
+                execution_id=execution_id,
+                request_id=execution_id,
+                agent=agent,
+                deployment_id=f"v-{agent}",
+                started={"agent": agent, "prompt": prompt, "at": 1_750_000_000.0},
+                created_at=1_750_000_000.0 + int(execution_id[3:], 16),
+                **more,
+            )
+        )
+        return created.execution_id
+
+    async def run(self, store: Store, execution_id: str) -> str:
+        config = HostConfig(
+            store_url=self.settings.store_url, key_path=str(self.settings.key_path), hibernate_after_s=0.0
+        )
+        residence = Residence(config, unpack=lambda row, _: AGENTS[row.agent], actor_name=execution_id, node="n1")
+        taken = await store.take_over(execution_id, host=residence.host)
+        await residence.run(execution_id, taken.epoch, False)
+        assert residence._store is not None
+        await residence._store.close()
+        return execution_id
+
+
+class PlayingConnection(StoreConnection):
+    """Stands in for the server: what is submitted is run at once, in this process."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.settings, is_served=lambda: True)
+        self.world = world
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    async def call(self, verb: str, args: dict[str, Any], timeout_s: float) -> Any:
+        self.asked.append((verb, args))
+        if verb != "submit":
+            return await super().call(verb, args, timeout_s)
+        new = args["new"]
+        store = await self._store("submit")
+        started = await self.world.add(store, new["agent"], new["prompt"], "ex-" + "a" * 20)
+        await self.world.run(store, started)
+        return {"execution_id": started, "is_new": True}
