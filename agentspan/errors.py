@@ -179,7 +179,7 @@ class CorruptRecordError(PersistenceError):
 
     template = (
         "The stored {what} of execution {execution_id!r} cannot be trusted: {problem}. The execution is quarantined "
-        "and will not run; restore the row from a backup, or cancel the execution."
+        "and will not run. Restore the row from a backup, then call runtime.resume() or `agent-span resume` on it."
     )
 
 

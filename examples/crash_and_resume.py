@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from agentspan.agents import Agent, AgentHandle, AgentRuntime, EventType, ToolContext, tool
@@ -71,11 +71,11 @@ def start_or_resume(runtime: AgentRuntime) -> AgentHandle:
 
 
 def main(crash: bool) -> None:
-    began = datetime.now(timezone.utc)
+    began = datetime.now(UTC)
     with AgentRuntime() as runtime:
         handle = start_or_resume(runtime)
         for event in handle.stream():
-            when = "done already" if event.at < began else "now"
+            when = "done already" if event.at and event.at < began else "now"
             if event.type is EventType.TOOL_RESULT:
                 print(f"  {when}: {event.tool_name} → {event.result}", flush=True)
             elif event.type is EventType.RECOVERED:

@@ -9,7 +9,7 @@ anywhere, with `agent-span approve ID` or `AgentHandle(ID).approve()`. Set AGENT
 import os
 import time
 
-from agentspan.agents import Agent, AgentHandle, AgentRuntime, tool
+from agentspan.agents import Agent, AgentHandle, AgentRuntime, PendingTool, tool
 from agentspan.testing import ScriptedModel, call, calls, say
 
 SCRIPT = ScriptedModel(
@@ -22,7 +22,7 @@ SCRIPT = ScriptedModel(
 
 
 @tool
-def look_up_orders(customer: str) -> list[dict]:
+def look_up_orders(customer: str) -> list[dict[str, object]]:
     """List a customer's orders."""
     return [
         {"order_id": "8821", "item": "desk lamp", "paid": 129.0},
@@ -44,7 +44,7 @@ agent = Agent(
 )
 
 
-def decide(handle: AgentHandle, pending) -> None:
+def decide(handle: AgentHandle, pending: PendingTool) -> None:
     """Show one call that waits, and pass the decision on."""
     arguments = ", ".join(f"{name}={value!r}" for name, value in pending.arguments.items())
     print(f"\nThe agent wants to call {pending.tool_name}({arguments})")
@@ -60,7 +60,7 @@ if __name__ == "__main__":
         print(f"Execution {handle.execution_id}")
         status = handle.get_status()
         while not status.is_complete:
-            if status.is_waiting:
+            if status.is_waiting and status.pending_tool:
                 decide(handle, status.pending_tool)
             else:
                 time.sleep(0.1)

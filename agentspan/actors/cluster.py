@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -22,11 +23,12 @@ from agentspan.actors.shipping import load_key
 from agentspan.actors.supervision import SupervisionSettings
 from agentspan.actors.supervisor import SUPERVISOR, SupervisorActor, SupervisorConfig
 from agentspan.config import NAMESPACE, Settings
-from agentspan.errors import ConfigurationError, ServerGoneError, ServerTimeoutError, ServerUnavailableError
+from agentspan.errors import AgentspanError, ConfigurationError, ServerGoneError, ServerTimeoutError, ServerUnavailableError
 
 log = logging.getLogger("agentspan.cluster")
 
 RETRY_PAUSE_S = 0.1
+CONNECT_MAX_S = 10.0
 CHECK_UP_S = 0.5
 """How often a call that waits asks whether the server is still up."""
 
@@ -124,6 +126,7 @@ def join(address: str) -> None:
     _hush()
     try:
         if address.startswith("ray://"):
+            _check_listening(address)
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
@@ -133,8 +136,25 @@ def join(address: str) -> None:
                 logging_level=logging.ERROR,
                 configure_logging=False,
             )
+    except AgentspanError:
+        raise
     except (ConnectionError, RuntimeError, OSError) as problem:
-        raise ServerUnavailableError(where=address, problem=str(problem)[:500]) from problem
+        raise ServerUnavailableError(
+            where=address,
+            problem=f"{str(problem)[:500]}. If a server is up there, this process may hold another token than it does: copy "
+            "`ray.token` from the server's home to this one's, or set RAY_AUTH_TOKEN.",
+        ) from problem
+
+
+def _check_listening(address: str) -> None:
+    """Fail at once where nobody listens; Ray Client would try for half a minute."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_MAX_S).close()
+    except ValueError:
+        raise ConfigurationError(problem=f"{address!r} is no address; give ray://host:port.") from None
+    except OSError as problem:
+        raise ServerUnavailableError(where=address, problem=f"nobody listens there ({problem}).") from problem
 
 
 def leave() -> None:

@@ -78,9 +78,11 @@ class Desk:
         return {"is_new": sent["is_new"], "signal": asdict(sent["signal"])}
 
     async def on_wake(self, execution_id: str) -> None:
-        """Have an unfinished execution looked at now."""
+        """Have an unfinished execution looked at now; one in quarantine is tried again."""
         await self._store.row(execution_id)
-        await self._live().wake(execution_id)
+        live = self._live()
+        await self._store.release(execution_id)
+        await live.wake(execution_id)
 
     async def on_gc(self, finished_before: float, dry_run: bool = True) -> dict[str, Any]:
         return asdict(await self._store.gc(finished_before=finished_before, dry_run=dry_run))

@@ -16,6 +16,8 @@ from agentspan.engine.records import AnyRecord
 
 WINDOW_RECORDS_MAX = 256
 TOKENS_MAX = 4096
+NO_TOKENS = 2**62
+"""The token cursor of a reader that wants none."""
 
 
 class Feed:
@@ -38,6 +40,7 @@ class Feed:
         """Say how many events the journal has told already."""
         with self._lock:
             self._events, self._base = events, events
+            self._wake()
 
     def publish(self, records: list[tuple[AnyRecord, int]]) -> None:
         """Append committed records, each with the number of the last event it tells."""
@@ -81,6 +84,8 @@ class Feed:
             if self._base is None or after < self._base:
                 return None
             records = [(told, record) for told, record in self._window]
+            if self._token_count < after_token != NO_TOKENS:
+                after_token = 0  # The reader counted those of an incarnation that died.
             tokens = [text for number, text in self._tokens if number > after_token]
             next_token, last, closed = self._token_count, self._events, self._closed
         events = [
@@ -98,17 +103,19 @@ class Feed:
         }
 
     async def wait(self, after: int, after_token: int, timeout_s: float) -> dict[str, Any] | None:
-        """`read`, but wait up to `timeout_s` for something new."""
+        """`read`, but wait up to `timeout_s` for something new; before `open`, for that."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
             waiter: asyncio.Future[None] = loop.create_future()
             with self._lock:
                 self._waiters.add((loop, waiter))
+                early = self._base is None and not self._closed
             try:
                 page = self.read(after, after_token)
                 left = deadline - loop.time()
-                if page is None or page["events"] or page["tokens"] or page["closed"] or left <= 0:
+                told = not early and (page is None or page["events"] or page["tokens"] or page["closed"])
+                if told or left <= 0:
                     return page
                 async with asyncio.timeout(left):
                     await waiter

@@ -15,7 +15,6 @@ from agentspan.actors.desk import POLL_MAX_S, Desk, unpack_error
 from agentspan.actors.lease import Lease
 from agentspan.config import Settings
 from agentspan.errors import ServerTimeoutError, ServerUnavailableError
-from agentspan.persistence.memory import MemoryStore
 from agentspan.persistence.opening import open_store, sqlite_path
 from agentspan.persistence.store import Store
 
@@ -83,25 +82,27 @@ class StoreConnection:
         until = time.monotonic() + min(args["timeout_s"], POLL_MAX_S)
         while True:
             page = await self._ask(verb, {**args, "timeout_s": 0.0})
+            is_worked_on = self._is_worked_on()  # Asked at every look, so that a server that goes away is missed.
             if page["settled"] or page.get("events") or time.monotonic() >= until:
                 return page
-            self._check_served(args["execution_id"])
+            if not is_worked_on:
+                raise ServerUnavailableError(
+                    where=str(self._settings.home),
+                    problem=f"no server is up, so execution {args['execution_id']!r} does not go on for now. Its state "
+                    "is safe. Start one with `agent-span server start`.",
+                )
             await asyncio.sleep(LOOK_EVERY_S)
 
-    def _check_served(self, execution_id: str) -> None:
+    def _is_worked_on(self) -> bool:
+        """Whether a server is up, or was until a moment ago and may be on its way back."""
         now = time.monotonic()
-        if self._asked_lease_at is not None and now < self._asked_lease_at + LEASE_EVERY_S:
-            return
-        self._asked_lease_at = now
-        if self._is_served():
-            self._served_at = now
-        elif self._served_at is None or now > self._served_at + UNSERVED_MAX_S:
-            self._asked_lease_at = None  # Another wait asks again, and may find one.
-            raise ServerUnavailableError(
-                where=str(self._settings.home),
-                problem=f"no server is up, so execution {execution_id!r} does not go on for now. Its state is safe. "
-                "Start one with `agent-span server start`.",
-            )
+        if self._asked_lease_at is None or now >= self._asked_lease_at + LEASE_EVERY_S:
+            if self._is_served():
+                self._served_at = self._asked_lease_at = now
+            else:
+                # Without a server there is nothing to wait for, so the next wait asks anew.
+                self._asked_lease_at = None if self._served_at is None else now
+        return self._served_at is not None and now <= self._served_at + UNSERVED_MAX_S
 
     async def _ask(self, verb: str, args: dict[str, Any]) -> Any:
         desk = Desk(await self._store(verb), None, key=self._key(verb), where=str(self._settings.home))
@@ -123,6 +124,8 @@ class StoreConnection:
         if store is None:
             url = self._settings.store_url
             if verb != "deploy" and self._opening is open_store and not _exists(url):
+                from agentspan.persistence.memory import MemoryStore  # Rarely needed, and 14 ms to import.
+
                 return MemoryStore()
             store = self._stores[loop] = await self._opening(url)
         return store

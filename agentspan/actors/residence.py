@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentspan.actors.driver import Driver
-from agentspan.actors.feed import Feed
+from agentspan.actors.feed import NO_TOKENS, Feed
 from agentspan.actors.performer import AgentPerformer, PerformerSettings
 from agentspan.errors import DeploymentError, StaleEpochError
 from agentspan.models.registry import ModelRegistry
@@ -50,7 +50,6 @@ class _Tenant:
     """One execution at home here."""
 
     driver: Driver
-    feed: Feed
     done: asyncio.Future[dict[str, Any]]
 
 
@@ -65,6 +64,7 @@ class Residence:
         self._models = ModelRegistry(timeout_s=config.model_timeout_s)
         self._agents: dict[str, Agent] = {}
         self._tenants: dict[str, _Tenant] = {}
+        self._feeds: dict[str, Feed] = {}
         self._store: Store | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._key = b""
@@ -89,8 +89,20 @@ class Residence:
         """Run one incarnation to its end. Returns `Outcome` as a dict, or `{"ended": "stale"}` when it lost its epoch."""
         store = await self._open()
         self._loop = asyncio.get_running_loop()
-        feed = Feed(execution_id)
-        feed.wants_tokens = tokens
+        feed = self._feed(execution_id)
+        feed.wants_tokens = feed.wants_tokens or tokens
+        try:
+            return await self._run(execution_id, epoch, crashed, store, feed)
+        finally:
+            feed.close()
+            if self._feeds.get(execution_id) is feed:
+                del self._feeds[execution_id]
+
+    def _feed(self, execution_id: str) -> Feed:
+        """The feed of the run that is on, or of the one that is about to begin: readers may come first."""
+        return self._feeds.setdefault(execution_id, Feed(execution_id))
+
+    async def _run(self, execution_id: str, epoch: int, crashed: bool, store: Store, feed: Feed) -> dict[str, Any]:
         row = await store.row(execution_id)
         if row.host.get("pid") != self._host["pid"]:
             await store.set_host(execution_id, epoch=epoch, host=self._host)
@@ -112,8 +124,8 @@ class Residence:
             feed=feed,
             hibernate_after_s=self._config.hibernate_after_s,
         )
-        done: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        tenant = self._tenants[execution_id] = _Tenant(driver, feed, done)
+        done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        tenant = self._tenants[execution_id] = _Tenant(driver, done)
         outcome: dict[str, Any] = {"ended": "stale", "status": "", "wake_at": None}
         try:
             outcome = asdict(await driver.run())
@@ -153,12 +165,10 @@ class Residence:
         self, execution_id: str, after: int, after_token: int, timeout_s: float, tokens: bool
     ) -> dict[str, Any] | None:
         """Events after number `after`, waiting for the first; None when they have to be read from the store."""
-        tenant = self._tenants.get(execution_id)
-        if tenant is None:
-            return None
+        feed = self._feed(execution_id)
         if tokens:
-            tenant.feed.wants_tokens = True
-        return await tenant.feed.wait(after, after_token if tokens else 2**62, timeout_s)
+            feed.wants_tokens = True
+        return await feed.wait(after, after_token if tokens else NO_TOKENS, timeout_s)
 
     async def _open(self) -> Store:
         if self._store is None:

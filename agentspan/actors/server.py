@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,8 +19,12 @@ from agentspan import __version__
 from agentspan.actors.environment import prepare
 from agentspan.actors.lease import Descriptor, Lease
 from agentspan.config import Settings
+from agentspan.errors import ConfigurationError
 
 log = logging.getLogger("agentspan.server")
+
+GATE_WAIT_S = 30.0
+"""How long Ray Client may take to open its port."""
 
 
 def serve(settings: Settings, *, ray_client_port: int | None = None, num_cpus: int | None = None) -> int:
@@ -65,10 +70,24 @@ def serve(settings: Settings, *, ray_client_port: int | None = None, num_cpus: i
 
 
 def _ray_client_server(address: str, port: int) -> subprocess.Popen[bytes]:
-    """Open the Ray Client port, on loopback; needs the `client` extra."""
+    """Open the Ray Client port, on loopback, and return once it takes connections; needs the `client` extra."""
     command = [sys.executable, "-m", "ray.util.client.server"]
     command += ["--address", address, "--host", "127.0.0.1", "--port", str(port), "--mode", "proxy"]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    gate = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    deadline = time.monotonic() + GATE_WAIT_S
+    while gate.poll() is None and time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return gate
+    gate.kill()
+    gate.wait()
+    raise ConfigurationError(
+        problem=f"Ray Client could not be opened on port {port}; see the log above. It needs a free port, and the "
+        "`client` extra: pip install 'agentspan[client]'."
+    )
 
 
 def main(arguments: list[str]) -> int:

@@ -6,7 +6,6 @@ goes on through crashes and restarts of the server.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,6 +106,8 @@ def follow(
     timeout_s: float | None = None,
 ) -> None:
     """Print events until the last one, then the result, and end the command with the code for it."""
+    import asyncio  # Here, as the bridge: `--help` need not wait for them.
+
     from agentspan.bridge import run_sync
 
     printer = _Printer(output, after)

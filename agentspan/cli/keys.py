@@ -68,7 +68,7 @@ def _try(provider: str, variable: str, environ: Mapping[str, str]) -> Check:
         return Check(
             name=name, state="fail", detail=f"refused (HTTP {status})", advice=f"Put a valid key into {variable}."
         )
-    if status >= 400:
+    if not 200 <= status < 300:
         return Check(name=name, state="warn", detail=f"no verdict: HTTP {status} from {endpoint.base_url}")
     return Check(name=name, state="ok", detail=f"taken by {endpoint.base_url}")
 

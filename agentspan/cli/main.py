@@ -53,7 +53,7 @@ class Commands(TyperGroup):
             code = ExitCode.FAILED
             told = f"Unexpected {type(problem).__name__}: {problem}. Set {DEBUG_VARIABLE}=1 to see where."
             output.error(told, type=type(problem).__name__, exit_code=int(code))
-        sys.exit(code if isinstance(code, int) else ExitCode.OK)
+        sys.exit(int(code) if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; a reader that went away ends it quietly."""

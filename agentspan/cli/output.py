@@ -93,5 +93,9 @@ class Output:
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
+    class AnswerConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # Rich would end the process here, with a code of its own and from any thread.
+
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return Console(file=stream, highlight=False, width=width, emoji=False)
+    return AnswerConsole(file=stream, highlight=False, width=width, emoji=False)

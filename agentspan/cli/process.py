@@ -28,11 +28,14 @@ LOOK_EVERY_S = 0.05
 LOG_BYTES_MAX = 10_000_000
 """A log longer than this is set aside (`server.log.1`) when the next server starts."""
 FOLLOW_EVERY_S = 0.2
+BLOCK_BYTES = 8192
 ANOTHER_IS_UP = 3
 """The server's own exit code for it."""
 STARTS_MAX = 3
 
 T = TypeVar("T")
+_started: list[subprocess.Popen[bytes]] = []
+"""Kept, so that Python does not warn of children that outlive their objects: that is what they are for."""
 
 
 def log_path(settings: Settings) -> Path:
@@ -67,11 +70,11 @@ def spawn(settings: Settings, line: list[str]) -> subprocess.Popen[bytes]:
     home = settings.home.expanduser().absolute()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = log_path(settings)
-    if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
+    if size(path) > LOG_BYTES_MAX:
         path.replace(path.with_name("server.log.1"))
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             line,
             env=environment(settings),
             cwd=home,
@@ -82,6 +85,8 @@ def spawn(settings: Settings, line: list[str]) -> subprocess.Popen[bytes]:
         )
     finally:
         os.close(log)
+    _started.append(process)
+    return process
 
 
 def start(settings: Settings, line: list[str], *, wait: bool) -> Descriptor | None:
@@ -93,7 +98,7 @@ def start(settings: Settings, line: list[str], *, wait: bool) -> Descriptor | No
     lease = Lease(settings.home.expanduser())
     path = log_path(settings)
     for _ in range(STARTS_MAX):
-        said = path.stat().st_size if path.exists() else 0
+        said = size(path)
         published = _stamp(settings.descriptor_path)
         process = spawn(settings, line)
         if not wait:
@@ -220,24 +225,31 @@ def until(check: Callable[[], T], deadline_s: float) -> T | None:
         time.sleep(LOOK_EVERY_S)
 
 
-def tail(path: Path, count: int, *, since: int = 0) -> list[str]:
-    """The last lines of a file, of what was written after byte `since`."""
-    if count <= 0 or not path.exists():
+def size(path: Path) -> int:
+    """Bytes of a file; 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def tail(path: Path, count: int, *, since: int = 0, end: int | None = None) -> list[str]:
+    """The last lines of a file, or of the part of it between two positions."""
+    start = end = size(path) if end is None else end
+    if count <= 0 or end <= since:
         return []
+    block = b""
     with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        start, block = end, b""
         while start > since and block.count(b"\n") <= count:
-            start = max(since, start - 8192)
+            start = max(since, start - BLOCK_BYTES)
             file.seek(start)
             block = file.read(end - start)
     return block.decode(errors="replace").splitlines()[-count:]
 
 
-def following(path: Path) -> Iterator[str]:
-    """Lines as they are written, for ever; goes on with the new file when the log is set aside."""
-    position = path.stat().st_size if path.exists() else 0
-    inode = path.stat().st_ino if path.exists() else None
+def following(path: Path, position: int) -> Iterator[str]:
+    """Lines from a position on as they are written, for ever; goes on with the new file when the log is set aside."""
+    inode: int | None = None
     rest = b""
     while True:
         try:
@@ -245,14 +257,15 @@ def following(path: Path) -> Iterator[str]:
         except FileNotFoundError:
             time.sleep(FOLLOW_EVERY_S)
             continue
-        if found.st_ino != inode or found.st_size < position:
-            inode, position, rest = found.st_ino, 0, b""
-        if found.st_size > position:
-            with path.open("rb") as file:
-                file.seek(position)
-                rest += file.read()
-                position = file.tell()
-            *lines, rest = rest.split(b"\n")
-            yield from (line.decode(errors="replace") for line in lines)
-        else:
+        if found.st_size < position or inode not in (None, found.st_ino):
+            position, rest = 0, b""
+        inode = found.st_ino
+        if found.st_size == position:
             time.sleep(FOLLOW_EVERY_S)
+            continue
+        with path.open("rb") as file:
+            file.seek(position)
+            rest += file.read()
+            position = file.tell()
+        *lines, rest = rest.split(b"\n")
+        yield from (line.decode(errors="replace") for line in lines)

@@ -184,7 +184,8 @@ def logs(
     if not path.exists() and not follow:
         output.answer({"log": str(path), "lines": []}, "No server has been started in this home with `server start`.")
         return
-    last = process.tail(path, lines)
+    end = process.size(path)
+    last = process.tail(path, lines, end=end)
     if output.json and not follow:
         output.document({"log": str(path), "lines": last})
         return
@@ -192,7 +193,7 @@ def logs(
         _log_line(output, line)
     if follow:
         try:
-            for line in process.following(path):
+            for line in process.following(path, end):
                 _log_line(output, line)
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None

@@ -16,6 +16,7 @@ from agentspan.cli.lines import ask_words, how_to_decide, step_text
 from agentspan.cli.text import call_text, instant, one_line, plural, size_text, span, status_text, when
 
 Row = dict[str, Any]
+SETTLED = ("COMPLETED", "FAILED", "TERMINATED", "TIMED_OUT", "QUARANTINED")
 
 
 def _table(*columns: str) -> Table:
@@ -87,7 +88,7 @@ def execution(shown: Row, *, steps: int) -> RenderableType:
                 ("Started", when(shown["created_at"])),
                 ("Changed", f"{when(shown['updated_at'])}  ({_ago(shown['updated_at'])})"),
                 ("Wakes", when(shown["wake_at"])),
-                ("Actor", _host(host, resident=shown["resident"])),
+                ("Actor", _host(host, resident=shown["resident"], is_settled=shown["status"] in SETTLED)),
                 ("Lives", _lives(shown)),
                 ("Journal", f"{plural(shown['seq'] + 1, 'record')}, {plural(shown['events'], 'event')}"),
                 ("Inbox", plural(shown["inbox"], "signal") + " to apply" if shown["inbox"] else None),
@@ -103,7 +104,7 @@ def execution(shown: Row, *, steps: int) -> RenderableType:
             Padding(pending(shown["pending_calls"], with_id=False), (0, 0, 0, 2)),
         ]
     if steps and shown["steps"]:
-        parts += [Text("\nSteps", style="bold"), Padding(timeline(shown, steps), (0, 0, 0, 2))]
+        parts += [Text("\nSteps", style="bold"), Padding(timeline(shown, steps), (0, 0, 0, 2), expand=False)]
     return Group(*parts)
 
 
@@ -121,9 +122,9 @@ def _lives(shown: Row) -> str:
     return told
 
 
-def _host(host: Row, *, resident: bool) -> str:
+def _host(host: Row, *, resident: bool, is_settled: bool) -> str:
     if not host:
-        return "" if resident else "none; its state is at rest in the store"
+        return "" if resident or is_settled else "none; its state is at rest in the store"
     return ", ".join(f"{name} {value}" for name, value in host.items() if value not in (None, ""))
 
 

@@ -285,12 +285,12 @@ def from_plain(kind: str, plain: dict[str, Any]) -> AnyRecord:
     if cls is None:
         raise ValueError(f"unknown record kind {kind!r}")
     values = dict(plain)
-    for name, value in values.items():
-        if isinstance(value, list) and (kind, name) in _NESTED:
-            values[name] = tuple(_NESTED[kind, name](**item) for item in value)
-        elif isinstance(value, list) and (kind, name) in _TUPLES:
-            values[name] = tuple(value)
     try:
+        for name, value in values.items():
+            if isinstance(value, list) and (kind, name) in _NESTED:
+                values[name] = tuple(_NESTED[kind, name](**item) for item in value)
+            elif isinstance(value, list) and (kind, name) in _TUPLES:
+                values[name] = tuple(value)
         return cls(**values)  # type: ignore[return-value]
     except TypeError as problem:
         raise ValueError(f"record of kind {kind!r}: {problem}") from None

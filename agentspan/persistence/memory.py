@@ -112,6 +112,10 @@ class MemoryStore:
         """See `Store.quarantine`."""
         self._held(execution_id).quarantine(error, self._clock())
 
+    async def release(self, execution_id: str) -> bool:
+        """See `Store.release`."""
+        return self._held(execution_id).release(self._clock())
+
     async def row(self, execution_id: str) -> ExecutionRow:
         """See `Store.row`."""
         return self._held(execution_id).full_row()

@@ -146,6 +146,13 @@ class StoredExecution:
             updated_at=now,
         )
 
+    def release(self, now: float) -> bool:
+        """Take it out of quarantine."""
+        if self.row.status != rules.QUARANTINED:
+            return False
+        self.row = replace(self.row, status=rules.RUNNING, error=None, resident=True, crashes=0, updated_at=now)
+        return True
+
     def commit(self, packed: PackedCommit) -> Receipt:
         """One step."""
         row = self.row

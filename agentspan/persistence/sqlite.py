@@ -132,6 +132,11 @@ class SqliteStore:
         now = self._clock()
         await self._link.write(lambda db: sqlite_writes.quarantine(db, execution_id, error, now))
 
+    async def release(self, execution_id: str) -> bool:
+        """See `Store.release`."""
+        now = self._clock()
+        return await self._link.write(lambda db: sqlite_writes.release(db, execution_id, now))
+
     async def row(self, execution_id: str) -> ExecutionRow:
         """See `Store.row`."""
         return await self._link.read(lambda db: sqlite_rows.row(db, execution_id))

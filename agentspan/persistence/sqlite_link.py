@@ -44,7 +44,7 @@ class _Connection(aiosqlite.Connection):
         try:
             await self
         except BaseException:
-            # aiosqlite tells the thread to stop, but does not wait for it; it would answer to a loop that may be closed.
+            # aiosqlite tells the thread to stop but does not wait for it; its answer could meet a closed loop.
             if self._stopped is not None:
                 await self._stopped
             raise
@@ -94,8 +94,10 @@ class SqliteLink:
         if not self._is_open:
             return
         self._is_open = False
-        await self._reader.close()
-        await self._writer.close()  # The last one to leave moves the log into the file.
+        try:
+            await self._reader.close()
+        finally:
+            await self._writer.close()  # The last one to leave moves the log into the file.
 
     async def write(self, work: Work[T]) -> T:
         """Run `work` in a transaction that others may share; return once it is on disk.

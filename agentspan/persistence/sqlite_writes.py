@@ -244,6 +244,19 @@ def quarantine(db: sqlite3.Connection, execution_id: str, error: str, now: float
     )
 
 
+def release(db: sqlite3.Connection, execution_id: str, now: float) -> bool:
+    """Take an execution out of quarantine."""
+    execution, status, _ = _held(db, execution_id, "0")[:3]
+    if status != rules.QUARANTINED:
+        return False
+    db.execute(
+        "UPDATE executions SET status = ?, error = NULL, resident = 1, crashes = 0, updated_at = ?, unfinished = 1 "
+        "WHERE id = ?",
+        (rules.RUNNING, now, execution),
+    )
+    return True
+
+
 def send(db: sqlite3.Connection, signal: Signal, memo: BlobMemo) -> Accepted:
     """Store a signal, or find the one that counts."""
     execution, status, _ = _held(db, signal.execution_id, "0")[:3]

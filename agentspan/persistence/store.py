@@ -8,8 +8,8 @@ caller relies on:
 * A signal is stored before `send` returns; the first decision on a call wins, later ones get the first back (P5).
 * Loading never runs code; a row that fails its check raises `CorruptRecordError` for that execution only (P11).
 
-Instants are UTC seconds as floats (`…_at`); bodies are plain data (str, int of any size, float, bool, None, list, dict
-with string keys).
+Instants are UTC seconds as floats (`…_at`); bodies are plain data (str, bytes, int of any size, float, bool, None,
+list, tuple, dict with string keys) and come back as they were.
 """
 
 from __future__ import annotations
@@ -196,6 +196,7 @@ class Accepted:
     signal: Signal
     """The signal that counts: for a decision on a decided call, the first one."""
     is_new: bool
+    """False: another signal had decided the call before. The same signal sent again gets its first answer again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,12 +280,20 @@ class Store(Protocol):
         Raises:
             StaleEpochError: A newer incarnation holds the execution; nothing was written.
             SequenceConflictError: `entries` do not follow the tail and are not already there from the same epoch.
+            ExecutionFinishedError: They would follow the last record of an execution that has ended.
             UnstorableValueError: A body is not plain data; nothing was written.
         """
         ...
 
     async def quarantine(self, execution_id: str, *, error: str) -> None:
         """Set a damaged, unfinished execution aside as QUARANTINED and raise its epoch; its journal stays as it is."""
+        ...
+
+    async def release(self, execution_id: str) -> bool:
+        """Let a quarantined execution run again, its rows having been repaired. False if it is not quarantined.
+
+        It counts as running on an incarnation that died, so the next take-over recovers it.
+        """
         ...
 
     async def row(self, execution_id: str) -> ExecutionRow:

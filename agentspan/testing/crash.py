@@ -147,6 +147,10 @@ class CrashingStore:
         """See `Store.quarantine`."""
         await self._through("quarantine", lambda: self._store.quarantine(execution_id, error=error))
 
+    async def release(self, execution_id: str) -> bool:
+        """See `Store.release`."""
+        return await self._through("release", lambda: self._store.release(execution_id))
+
     async def row(self, execution_id: str) -> ExecutionRow:
         """See `Store.row`."""
         return await self._through("row", lambda: self._store.row(execution_id))

@@ -291,6 +291,14 @@ PLAYS = [
         session=Play("before", agent(add), script(call("add", a=1, b=1), "2")),
     ),
     Play(
+        "session after a stop",
+        agent(refund),
+        ScriptedModel([call("refund", order="1"), "Where were we?"]),
+        session=Play(
+            "before", agent(refund), script(call("refund", order="1")), acts=[Act(asked("approval"), "stop")]
+        ),
+    ),
+    Play(
         "wake by approval",
         agent(refund),
         script(call("refund", order="8821"), "Done."),

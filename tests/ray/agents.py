@@ -10,20 +10,20 @@ from agentspan.testing import ScriptedModel
 from tests.support.ledger import Ledger
 
 
-def gate(execution_id: str, n: int) -> str:
-    """The gate at which `work(n, hold=True)` stays in its first attempt."""
-    return f"{execution_id}/{n}"
+def gate(execution_id: str, n: int, attempt: int = 1) -> str:
+    """The gate at which `work(n, hold=attempt)` stays in its middle."""
+    return f"{execution_id}/{n}/{attempt}"
 
 
 def make_agent(name: str, ledger: Ledger, model: Any, **more: Any) -> Agent:
     """An agent whose tools tell the ledger what they do, and stay in the middle of it when they are asked to."""
 
     @tool
-    def work(n: int, ctx: ToolContext, hold: bool = False) -> str:
-        """Do one piece of work, in a thread."""
+    def work(n: int, ctx: ToolContext, hold: int = 0) -> str:
+        """Do one piece of work, in a thread; the first `hold` attempts stop at a gate."""
         ledger.enter(ctx.idempotency_key, ctx.attempt, pid=os.getpid())
-        if hold and ctx.attempt == 1:
-            ledger.wait(gate(ctx.execution_id, n))
+        if ctx.attempt <= hold:
+            ledger.wait(gate(ctx.execution_id, n, ctx.attempt))
         return f"did {n} at attempt {ctx.attempt}"
 
     @tool(approval_required=True)

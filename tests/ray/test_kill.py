@@ -20,11 +20,11 @@ Waiting = Callable[[], object]
 
 def story(moment: str) -> list[Reply | list[Reply]]:
     """Some work; then an approval with other work beside it; then an answer. `moment` is where it can be caught."""
-    first = Reply(calls=[{"name": "work", "arguments": f'{{"n": 0, "hold": {str(moment == "tool").lower()}}}'}])
+    first = Reply(calls=[{"name": "work", "arguments": f'{{"n": 0, "hold": {int(moment == "tool")}}}'}])
     second = Reply(
         calls=[
             {"name": "refund", "arguments": '{"amount": 8}'},
-            {"name": "work", "arguments": f'{{"n": 1, "hold": {str(moment == "wait").lower()}}}'},
+            {"name": "work", "arguments": f'{{"n": 1, "hold": {int(moment == "wait")}}}'},
         ]
     )
     # Long enough for a supervisor to be killed and back; the same request again is answered at once.
@@ -100,7 +100,7 @@ def test_a_step_that_kills_its_process_each_time_is_given_up_and_named(
     server: Server, runtime: AgentRuntime, ledger: Ledger
 ) -> None:
     bomb = make_agent("bomb", ledger, ScriptedModel([call("die"), say("never")]))
-    other = make_agent("bystander", ledger, ScriptedModel([call("work", n=1, hold=True), say("fine")]))
+    other = make_agent("bystander", ledger, ScriptedModel([call("work", n=1, hold=1), say("fine")]))
     bystander = runtime.start(other, "go")
     ledger.entered(bystander.execution_id)
 

@@ -127,6 +127,8 @@ class Server:
     def dispose(self) -> None:
         """Stop it, see that none of its processes is left, and remove its home."""
         self.stop()
+        # Ray's two agents of a killed node wait a minute for it to come back. They hold nothing of ours.
+        kill(*self.processes("ray::DashboardAgent"), *self.processes("ray::RuntimeEnvAgent"))
         until("end of its processes", lambda: not self.processes())
         shutil.rmtree(self.home, ignore_errors=True)
 
@@ -206,7 +208,10 @@ def answer(process: subprocess.Popen[str], *, within_s: float = DEADLINE_S) -> A
 
 def kill(*pids: int) -> None:
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # It ended by itself.
 
 
 def is_alive(pid: int) -> bool:

@@ -7,8 +7,9 @@ it raises `Stuck` instead, so a lost wake-up is a failure with a traceback and n
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -59,7 +60,26 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
+def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an async test in virtual time."""
+
+    @functools.wraps(test)
+    def run(**arguments: Any) -> None:
+        run_virtual(test(**arguments))
+
+    return run
+
+
 async def jump(seconds: float) -> None:
     """Let this much virtual time pass. On a real loop it would be a sleep, which tests do not do."""
     assert isinstance(asyncio.get_running_loop(), VirtualLoop), "jump() is for virtual time"
     await asyncio.sleep(seconds)
+
+
+async def until(condition: Callable[[], Any], *, within: float = 600.0) -> None:
+    """Wait in virtual time for something to become true."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within
+    while not condition():
+        assert loop.time() < deadline, f"not true within {within:g} s of virtual time"
+        await jump(0.01)

@@ -60,6 +60,29 @@ class CommitRules:
         row = await store.row("e1")
         assert (row.status, row.resident) == ("RUNNING", True)
 
+    async def test_a_writer_at_work_is_stopped_by_the_next(self, store: Store, reopen: Any) -> None:
+        await begin(store)
+        for seq in (1, 2):
+            await store.commit(step("e1", entry(seq)))
+        rescuer = await reopen()
+        await rescuer.take_over("e1", host={})
+        with pytest.raises(StaleEpochError):
+            await store.commit(step("e1", entry(3)))
+        await rescuer.commit(step("e1", entry(3), epoch=2))
+        with pytest.raises(StaleEpochError):
+            await store.commit(step("e1", entry(4)))
+        assert [one.epoch for one in await store.journal("e1")] == [0, 1, 1, 2]
+
+    async def test_a_writer_at_work_meets_gaps_and_conflicts_too(self, store: Store) -> None:
+        await begin(store)
+        for seq in (1, 2):
+            await store.commit(step("e1", entry(seq, n=seq)))
+        for entries in ([entry(4)], [entry(3), entry(5)], [entry(2, n=9)], [entry(2, n=2), entry(3)]):
+            with pytest.raises(SequenceConflictError):
+                await store.commit(step("e1", *entries))
+        await store.commit(step("e1", entry(2, n=2)))
+        assert (await store.row("e1")).seq == 2
+
     async def test_an_epoch_nobody_took_cannot_write(self, store: Store) -> None:
         await begin(store)
         with pytest.raises(StaleEpochError):
@@ -82,6 +105,16 @@ class CommitRules:
         await store.send(signal("e1", "approve"))
         await store.commit(commit)
         assert await store.pending("e1") == []
+
+    async def test_a_call_opened_again_unchanged_keeps_its_decision(self, store: Store) -> None:
+        await begin(store)
+        commit = step("e1", opens=[ask("e1", "c1")])
+        await store.commit(commit)
+        await store.send(signal("e1", "approve"))
+        await store.commit(commit)
+        assert await store.pending("e1") == []
+        await store.commit(step("e1", opens=[ask("e1", "c1", ask="crash")]))
+        assert [call.ask for call in await store.pending("e1")] == ["crash"]
 
     async def test_a_commit_sent_again_after_later_ones_is_known(self, store: Store) -> None:
         await begin(store)

@@ -182,6 +182,17 @@ class ExecutionRules:
             with pytest.raises(ExecutionFinishedError):
                 await store.take_over(execution_id, host={})
 
+    async def test_a_released_execution_recovers_as_after_a_crash(self, store: Store) -> None:
+        await begin(store)
+        assert not await store.release("e1")
+        await store.quarantine("e1", error="damaged")
+        assert await store.release("e1")
+        row = await store.row("e1")
+        assert (row.status, row.error, row.resident, row.crashes) == ("RUNNING", None, True, 0)
+        assert [row.execution_id for row in await store.unfinished()] == ["e1"]
+        assert (await store.take_over("e1", host={})).crashed
+        assert not await store.release("e1")
+
     async def test_a_host_is_noted_only_for_the_holder(self, store: Store) -> None:
         await begin(store)
         await store.set_host("e1", epoch=1, host={"actor": "a"})

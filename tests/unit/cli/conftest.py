@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from agentspan.bridge import run_sync
 from agentspan.cli.connect import Session
 from agentspan.cli.main import app
 from agentspan.runtime import AgentRuntime
@@ -44,7 +46,7 @@ def world(home: Path) -> World:
 
 
 @pytest.fixture
-def server(world: World, monkeypatch: pytest.MonkeyPatch) -> PlayingConnection:
+def server(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayingConnection]:
     """A server that is up, as far as commands can tell."""
     connection = PlayingConnection(world)
 
@@ -55,4 +57,5 @@ def server(world: World, monkeypatch: pytest.MonkeyPatch) -> PlayingConnection:
 
     monkeypatch.setattr(Session, "live", live)
     monkeypatch.setattr(Session, "is_served", True)
-    return connection
+    yield connection
+    run_sync(connection.close())

@@ -171,6 +171,7 @@ class PlayingConnection(StoreConnection):
     def __init__(self, world: World) -> None:
         super().__init__(world.settings, is_served=lambda: True)
         self.world = world
+        self.count = 1
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     async def call(self, verb: str, args: dict[str, Any], timeout_s: float) -> Any:
@@ -178,7 +179,8 @@ class PlayingConnection(StoreConnection):
         if verb != "submit":
             return await super().call(verb, args, timeout_s)
         new = args["new"]
-        store = await self._store("submit")
-        started = await self.world.add(store, new["agent"], new["prompt"], "ex-" + "a" * 20)
+        store = await self._store("deploy")
+        started = await self.world.add(store, new["agent"], new["prompt"], f"ex-{self.count:020d}")
+        self.count += 1
         await self.world.run(store, started)
         return {"execution_id": started, "is_new": True}

@@ -95,7 +95,8 @@ class Run:
             case CallTool():
                 call = self.state.call(effect.path, effect.call_id)
                 assert call is not None
-                where: dict[str, Any] = {"at": at, "call_id": call.call_id, "name": call.name, "attempt": effect.attempt}
+                where: dict[str, Any] = {"at": at, "call_id": call.call_id, "name": call.name}
+                where["attempt"] = effect.attempt
                 match self.draw(st.sampled_from(["returned", "retry", "failed"])):
                     case "returned":
                         changes = {"state_set": {"k": self.draw(values)}} if self.draw(st.booleans()) else {}

@@ -59,6 +59,34 @@ async def test_one_execution_commits_in_order_while_others_do(path: Path) -> Non
             assert [one.seq for one in await store.journal(name)] == list(range(21))
 
 
+async def test_a_write_that_fails_half_way_leaves_nothing_and_its_neighbours_stay(path: Path) -> None:
+    def insert(name: str, failure: BaseException | None = None) -> Any:
+        def work(db: Any) -> str:
+            db.execute("INSERT INTO current_deployments VALUES (?, 'd')", (name,))
+            if failure is not None:
+                raise failure
+            return name
+
+        return work
+
+    async with SqliteStore.open(path) as store:
+        before = store.transactions
+        works = [
+            insert("first"),  # Alone: the writer takes it at once.
+            insert("a"),
+            insert("b", ValueError("refused")),
+            insert("a"),  # Not unique: SQLite refuses the statement.
+            insert("c"),
+        ]
+        results = await asyncio.gather(*map(store._link.write, works), return_exceptions=True)
+        with pytest.raises(ValueError, match="alone"):
+            await store._link.write(insert("d", ValueError("alone")))
+        kept = await store._link.read(lambda db: db.execute("SELECT agent FROM current_deployments").fetchall())
+        assert kept == [("a",), ("c",), ("first",)]
+        assert [type(result) for result in results] == [str, str, ValueError, StoreUnavailableError, str]
+        assert store.transactions - before <= 6
+
+
 async def test_a_cancelled_caller_does_not_disturb_the_others(path: Path) -> None:
     async with SqliteStore.open(path) as store:
         for number in range(3):
