@@ -41,7 +41,9 @@ def run_sync(coroutine: Coroutine[Any, Any, R]) -> R:
     """Run a coroutine on the background loop and wait for it. Ctrl-C cancels it."""
     if threading.current_thread() is _thread:
         coroutine.close()
-        raise RuntimeError("A sync AgentSpan call was made from AgentSpan's own event loop; await its _async twin there.")
+        raise RuntimeError(
+            "A sync AgentSpan call was made from AgentSpan's own event loop; await its _async twin there."
+        )
     future = asyncio.run_coroutine_threadsafe(coroutine, _background_loop())
     try:
         return future.result()

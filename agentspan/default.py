@@ -25,7 +25,9 @@ def configure(**options: Any) -> None:
     global _options
     with _lock:
         if _runtime is not None:
-            raise ConfigurationError(problem="configure() has to come before the default runtime is used; shutdown() first.")
+            raise ConfigurationError(
+                problem="configure() has to come before the default runtime is used; shutdown() first."
+            )
         _options = options
 
 
@@ -63,7 +65,9 @@ def start(agent: Any, prompt: Any = None, *, runtime: AgentRuntime | None = None
     return (runtime or default_runtime()).start(agent, prompt, **more)
 
 
-async def start_async(agent: Any, prompt: Any = None, *, runtime: AgentRuntime | None = None, **more: Any) -> AgentHandle:
+async def start_async(
+    agent: Any, prompt: Any = None, *, runtime: AgentRuntime | None = None, **more: Any
+) -> AgentHandle:
     """`AgentRuntime.start_async` on the default runtime."""
     return await (runtime or default_runtime()).start_async(agent, prompt, **more)
 

@@ -95,9 +95,7 @@ class AmbiguousExecutionError(AgentspanError, LookupError):
 class AgentNotFoundError(AgentspanError, LookupError):
     """No agent is deployed under this name."""
 
-    template = (
-        "No agent named {agent!r} is deployed here. {hint}Deploy it with runtime.deploy(agent), or pass the Agent itself."
-    )
+    template = "No agent named {agent!r} is deployed here. {hint}Deploy it with runtime.deploy(agent), or pass the Agent itself."
 
 
 class ExecutionFinishedError(AgentspanError):
@@ -195,7 +193,9 @@ class StoreVersionError(PersistenceError):
 class StoreUnavailableError(PersistenceError):
     """The store did not answer; the outcome is unknown. A write is idempotent: send it again."""
 
-    template = "The store at {where} did not answer: {problem}. The outcome is unknown; the same write may be sent again."
+    template = (
+        "The store at {where} did not answer: {problem}. The outcome is unknown; the same write may be sent again."
+    )
 
 
 class UnstorableValueError(PersistenceError, TypeError):

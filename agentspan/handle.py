@@ -123,7 +123,11 @@ class AgentHandle:
 
         For a call that waits for approval, `{"approved": True}` and `{"approved": False, "reason": …}` approve and reject.
         """
-        if isinstance(value, dict) and isinstance(value.get("approved"), bool) and await self._is_approval(call_id, event):
+        if (
+            isinstance(value, dict)
+            and isinstance(value.get("approved"), bool)
+            and await self._is_approval(call_id, event)
+        ):
             if value["approved"]:
                 await self._decide("approve", call_id, event, by=by)
             else:
@@ -320,4 +324,3 @@ def read_back(cls: type, plain: dict[str, Any]) -> Any:
 def new_id() -> str:
     """An ID for a request or a signal: sending it again is sending the same one."""
     return secrets.token_hex(12)
-

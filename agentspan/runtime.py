@@ -82,7 +82,9 @@ class AgentRuntime:
         if settings is None:
             self.settings = Settings.from_env(**given)
         else:
-            self.settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+            self.settings = settings.model_copy(
+                update={name: value for name, value in given.items() if value is not None}
+            )
         self._connection: Connection | None = None
         self._link: Link | None = None
         self._closed = False
@@ -515,7 +517,11 @@ def _agent(agent: Any) -> Agent:
 def _prompt(prompt: Any, agent: str) -> Any:
     if isinstance(prompt, str):
         return prompt
-    if isinstance(prompt, list) and prompt and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in prompt):
+    if (
+        isinstance(prompt, list)
+        and prompt
+        and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in prompt)
+    ):
         return prompt
     raise InvalidPromptError(
         agent=agent, found=type(prompt).__name__, expected="text, or a list of chat messages with a role each"
@@ -527,5 +533,3 @@ def _login() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return ""  # A container without a user database.
-
-

@@ -67,7 +67,8 @@ def main() -> None:
             started = time.perf_counter()
             result = runtime.start(agent, "go").join(60)
             ours.append(time.perf_counter() - started)
-            assert result.is_success and len(result.tool_calls) == TURNS, result
+            assert result.is_success, result
+            assert len(result.tool_calls) == TURNS, result
         loop.run_until_complete(client.close())
         loop.close()
     print(line(f"durable: start() → result, {TURNS} tool turns", ours))

@@ -23,7 +23,13 @@ from agentspan.actors.shipping import load_key
 from agentspan.actors.supervision import SupervisionSettings
 from agentspan.actors.supervisor import SUPERVISOR, SupervisorActor, SupervisorConfig
 from agentspan.config import NAMESPACE, Settings
-from agentspan.errors import AgentspanError, ConfigurationError, ServerGoneError, ServerTimeoutError, ServerUnavailableError
+from agentspan.errors import (
+    AgentspanError,
+    ConfigurationError,
+    ServerGoneError,
+    ServerTimeoutError,
+    ServerUnavailableError,
+)
 
 log = logging.getLogger("agentspan.cluster")
 
@@ -141,8 +147,8 @@ def join(address: str) -> None:
     except (ConnectionError, RuntimeError, OSError) as problem:
         raise ServerUnavailableError(
             where=address,
-            problem=f"{str(problem)[:500]}. If a server is up there, this process may hold another token than it does: copy "
-            "`ray.token` from the server's home to this one's, or set RAY_AUTH_TOKEN.",
+            problem=f"{str(problem)[:500]}. If a server is up there, this process may hold another token than it does: "
+            "copy `ray.token` from the server's home to this one's, or set RAY_AUTH_TOKEN.",
         ) from problem
 
 

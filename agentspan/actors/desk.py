@@ -203,5 +203,3 @@ def unpack_error(packed: dict[str, Any]) -> AgentspanError:
     if isinstance(cls, type) and issubclass(cls, AgentspanError):
         return cls(**packed["facts"])
     return ServerError(message=f"{packed['type']}: {packed['facts']}")
-
-

@@ -112,7 +112,11 @@ class AgentPerformer:
             return self._model_failed(effect, problem, retry_after_s=problem.facts.get("retry_after_s"))
         except ModelError as problem:
             return r.ModelFailed(
-                at=self._clock(), path=effect.path, attempt=effect.attempt, error=_text(problem), error_type=_type(problem)
+                at=self._clock(),
+                path=effect.path,
+                attempt=effect.attempt,
+                error=_text(problem),
+                error_type=_type(problem),
             )
         except (Exception, asyncio.CancelledError) as problem:  # The agent's own code, or a model written by the user.
             if _is_ours(problem):
@@ -204,7 +208,9 @@ class AgentPerformer:
         tool = self._tools.get(call.name)
         if tool is None:
             problem = f"The tool {call.name!r} is no longer part of this agent."
-            return r.ToolFailed(at=self._clock(), path=effect.path, call_id=effect.call_id, name=call.name, error=problem)
+            return r.ToolFailed(
+                at=self._clock(), path=effect.path, call_id=effect.call_id, name=call.name, error=problem
+            )
         arguments = call.arguments
         context = self._context(state, effect, tool)
         before = copy.deepcopy(context.state) if tool.wants_context else {}
@@ -245,7 +251,9 @@ class AgentPerformer:
             if tool.is_async:
                 return await func(**kwargs)
             ambient = contextvars.copy_context()
-            result = await asyncio.get_running_loop().run_in_executor(self._executor, ambient.run, _blocking, func, kwargs)
+            result = await asyncio.get_running_loop().run_in_executor(
+                self._executor, ambient.run, _blocking, func, kwargs
+            )
             # A plain function may still hand back a coroutine (a lambda around an async client, say).
             return await result if inspect.isawaitable(result) else result
 
@@ -368,7 +376,9 @@ def _plain(result: Any, tool: str) -> Any:
 def _changes(before: dict[str, Any], after: dict[str, Any], tool: ToolDef) -> dict[str, Any]:
     if not tool.wants_context or before == after:
         return {}
-    changed = {key: _plain(value, tool.name) for key, value in after.items() if key not in before or before[key] != value}
+    changed = {
+        key: _plain(value, tool.name) for key, value in after.items() if key not in before or before[key] != value
+    }
     return {"state_set": changed, "state_del": tuple(key for key in before if key not in after)}
 
 

@@ -182,8 +182,8 @@ class Residence:
             assert self._store is not None
             row = await self._store.deployment(deployment_id)
             if row is None:
-                raise DeploymentError(message=f"Deployment {deployment_id!r} is not in the store; deploy the agent again.")
+                raise DeploymentError(
+                    message=f"Deployment {deployment_id!r} is not in the store; deploy the agent again."
+                )
             agent = self._agents[deployment_id] = self._unpack(row, self._key)
         return agent
-
-

@@ -17,6 +17,8 @@ from agentspan.actors.fleet import ActorGone, ActorHandle, Fleet
 
 log = logging.getLogger("agentspan.shelf")
 
+REFILL_PAUSE_S = 0.25
+"""How long a start that was just handed out has the machine for itself, while there is another standby left."""
 RETRY_S = 1.0
 """Pause after an actor did not come up."""
 WARM_DEPLOYMENTS_MAX = 8
@@ -44,6 +46,7 @@ class Shelf:
         self._wanted = asyncio.Event()
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._taken_at = 0.0
 
     def start(self) -> None:
         if self._task is None:
@@ -59,6 +62,8 @@ class Shelf:
 
     def take(self) -> Standby | None:
         """A standby, or None when the shelf is empty. The caller owns it."""
+        self._taken_at = asyncio.get_running_loop().time()
+        self._filled.clear()
         self._wanted.set()
         return self._ready.popleft() if self._ready else None
 
@@ -91,13 +96,23 @@ class Shelf:
     def count(self) -> int:
         return len(self._ready)
 
+    async def _pause(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._ready and (left := self._taken_at + REFILL_PAUSE_S - loop.time()) > 0:
+            self._wanted.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._wanted.wait()
+            except TimeoutError:
+                return
+
     async def _refill(self) -> None:
         while True:
             while len(self._ready) >= self._size:
                 self._filled.set()
                 self._wanted.clear()
                 await self._wanted.wait()
-            self._filled.clear()
+            await self._pause()
             actor: ActorHandle | None = None
             try:
                 async with self._slots:

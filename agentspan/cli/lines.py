@@ -72,11 +72,12 @@ def _handoff(event: AgentEvent) -> Text:
 
 def _waiting(event: AgentEvent) -> Text:
     ask = str(event.data.get("ask", "decision"))
-    told = Text(call_text(event.tool_name, event.args, LINE_CHARS))
-    told.append(f" waits for {ask_words(ask)}", "yellow")
-    if event.content:
-        told.append(f": {one_line(event.content, LINE_CHARS)}")
-    return told.append(f"  agent-span {how_to_decide(ask, short_id(event.execution_id))}", "bright_black")
+    # The command comes before what may be long, so that a narrow terminal does not cut it.
+    told = Text(f"for {ask_words(ask)}", style="yellow")
+    told.append(f" (agent-span {how_to_decide(ask, short_id(event.execution_id))}): ", "bright_black")
+    return told.append(
+        one_line(event.content or call_text(event.tool_name, event.args, LINE_CHARS), LINE_CHARS), "default"
+    )
 
 
 def _decision(event: AgentEvent) -> Text:

@@ -101,8 +101,18 @@ def pause(execution_id: ExecutionId, by: By = None, json: Json = False) -> None:
 
 
 def resume(execution_id: ExecutionId, by: By = None, json: Json = False) -> None:
-    """Go on after `pause`."""
-    _signal(execution_id, "resume", "Resuming", by, json)
+    """Go on after `pause`, or try again after quarantine.
+
+    An execution in quarantine is tried again with the rows it has now; that needs a running server.
+    """
+    output = Output(json=json)
+    with session() as here:
+        full = here.find(execution_id)
+        if here.ask("status", execution_id=full)["status"] == "QUARANTINED":
+            here.live().resume(full)
+            output.answer({"execution_id": full, "released": True}, f"Trying {short_id(full)} again.")
+            return
+    _signal(full, "resume", "Resuming", by, json)
 
 
 def cancel(

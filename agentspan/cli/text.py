@@ -77,6 +77,14 @@ def span(seconds: float) -> str:
     raise AssertionError("seconds was at least 60")
 
 
+def rough_span(seconds: float) -> str:
+    """A duration in its largest unit alone: `12 s`, `3 min`, `2 d`."""
+    for name, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {name}"
+    return f"{max(0, int(seconds))} s"
+
+
 def size_text(count: float) -> str:
     """Bytes for people."""
     for unit in ("B", "kB", "MB", "GB"):

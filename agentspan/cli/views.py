@@ -13,23 +13,24 @@ from rich.text import Text
 
 from agentspan.cli.arguments import short_id
 from agentspan.cli.lines import ask_words, how_to_decide, step_text
-from agentspan.cli.text import call_text, instant, one_line, plural, size_text, span, status_text, when
+from agentspan.cli.text import call_text, instant, one_line, plural, rough_span, size_text, span, status_text, when
 
 Row = dict[str, Any]
+KEPT_WIDTHS = {"ID": 11, "CALL": 8, "STATUS": 9, "AGENT": 12}
 SETTLED = ("COMPLETED", "FAILED", "TERMINATED", "TIMED_OUT", "QUARANTINED")
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        # Whatever else is cut on a narrow terminal, an ID has to stay whole: it is what the next command needs.
-        table.add_column(column, no_wrap=True, min_width=11 if column == "ID" else None, overflow="ellipsis")
+        # Whatever else is cut on a narrow terminal, what the next command needs stays whole.
+        table.add_column(column, no_wrap=True, min_width=KEPT_WIDTHS.get(column), overflow="ellipsis")
     return table
 
 
 def _ago(value: Any) -> str:
     moment = instant(value)
-    return "" if moment is None else f"{span(time.time() - moment.timestamp())} ago"
+    return "" if moment is None else f"{rough_span(time.time() - moment.timestamp())} ago"
 
 
 def executions(rows: Sequence[Row]) -> RenderableType:
@@ -166,18 +167,17 @@ def pending(rows: Sequence[Row], *, with_id: bool = True) -> RenderableType:
 
 def deployments(rows: Sequence[Row]) -> RenderableType:
     """The current version of every agent."""
-    table = _table("AGENT", "VERSION", "KIND", "MODEL", "TOOLS", "CODE", "DEPLOYED")
+    table = _table("AGENT", "VERSION", "MODEL", "TOOLS", "DEPLOYED", "CODE")
     for row in rows:
         spec = row["spec"] or {}
         tools = spec.get("tools") or ()
         table.add_row(
             row["agent"],
-            row["deployment_id"][:12],
-            row["kind"],
-            one_line(str(spec.get("model", "")), 40),
+            row["deployment_id"][:8],
+            one_line(str(spec.get("model", "")), 22),
             str(len(tools)),
-            row["reference"] or f"by value, Python {row['python']}",
             _ago(row["created_at"]),
+            row["reference"] or f"by value ({row['python']})",
         )
     return table
 

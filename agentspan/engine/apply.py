@@ -125,7 +125,12 @@ def _model_answered(state: ExecutionState, record: r.ModelAnswered) -> None:
     message: dict[str, Any] = {"role": "assistant", "content": record.text}
     if record.calls:
         message["tool_calls"] = [
-            {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.raw}, **call.extra}
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.raw},
+                **call.extra,
+            }
             for call in record.calls
         ]
     frame.messages.append(message)

@@ -97,7 +97,11 @@ def _ending(state: ExecutionState, now: float) -> r.Finished | None:
     """An end that waits for nothing that is under way."""
     if state.cancelled:
         return r.Finished(
-            at=now, status="TERMINATED", finish_reason="cancelled", error=state.cancel_reason or None, output=_text(state)
+            at=now,
+            status="TERMINATED",
+            finish_reason="cancelled",
+            error=state.cancel_reason or None,
+            output=_text(state),
         )
     if state.deadline_at is not None and now >= state.deadline_at:
         return r.Finished(

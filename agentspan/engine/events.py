@@ -8,7 +8,7 @@ sequence that readers resume from (P10). Therefore the number of events a stored
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from agentspan.agents.events import AgentEvent, EventType
@@ -17,7 +17,7 @@ from agentspan.engine import records as r
 
 def events_of(record: r.AnyRecord, *, execution_id: str, first: int) -> list[AgentEvent]:
     """The events a record tells, numbered from `first`."""
-    at = datetime.fromtimestamp(record.at, timezone.utc)
+    at = datetime.fromtimestamp(record.at, UTC)
     return [
         AgentEvent(execution_id=execution_id, seq=first + index, at=at, **fields)
         for index, fields in enumerate(_TELL[type(record)](record))
@@ -52,7 +52,14 @@ def _recovered(record: r.Recovered) -> list[Fields]:
     for call in record.calls:
         where = {"tool_name": call.name, "call_id": call.call_id, "attempt": call.attempt, "agent_path": call.path}
         if call.action == "ask":
-            told.append({"type": EventType.WAITING, **where, "args": call.arguments, "data": {"ask": "crash", "arguments_hash": call.arguments_hash}})
+            told.append(
+                {
+                    "type": EventType.WAITING,
+                    **where,
+                    "args": call.arguments,
+                    "data": {"ask": "crash", "arguments_hash": call.arguments_hash},
+                }
+            )
         elif call.action == "fail":
             told.append({"type": EventType.TOOL_RESULT, **where, "data": {"error": "outcome unknown after a crash"}})
     return told
@@ -73,7 +80,13 @@ def _model(record: r.ModelAnswered) -> list[Fields]:
         elif call.ask is not None:
             data = {"ask": call.ask, "arguments_hash": call.arguments_hash}
             told.append(
-                {"type": EventType.WAITING, **where, "args": call.arguments, "content": call.question or None, "data": data}
+                {
+                    "type": EventType.WAITING,
+                    **where,
+                    "args": call.arguments,
+                    "content": call.question or None,
+                    "data": data,
+                }
             )
     return told
 
@@ -82,7 +95,15 @@ def _model_failed(record: r.ModelFailed) -> list[Fields]:
     # A final failure is told once, by the `Finished` record that follows from it.
     if record.retry_at is None:
         return []
-    return [{"type": EventType.ERROR, "content": record.error, "attempt": record.attempt, "will_retry": True, "agent_path": record.path}]
+    return [
+        {
+            "type": EventType.ERROR,
+            "content": record.error,
+            "attempt": record.attempt,
+            "will_retry": True,
+            "agent_path": record.path,
+        }
+    ]
 
 
 def _tool(record: r.ToolReturned) -> list[Fields]:
@@ -99,7 +120,13 @@ def _tool_failed(record: r.ToolFailed) -> list[Fields]:
 def _decided(record: r.Decided) -> list[Fields]:
     data = {"verdict": record.verdict, "by": record.by, "edited": record.arguments is not None}
     told: list[Fields] = [
-        {"type": EventType.DECISION, **_where(record), "content": record.reason or None, "args": record.arguments, "data": data}
+        {
+            "type": EventType.DECISION,
+            **_where(record),
+            "content": record.reason or None,
+            "args": record.arguments,
+            "data": data,
+        }
     ]
     if record.verdict == "reject":
         told.append({"type": EventType.TOOL_RESULT, **_where(record), "data": {"error": f"rejected: {record.reason}"}})
@@ -110,7 +137,13 @@ def _decided(record: r.Decided) -> list[Fields]:
 
 def _message(record: r.MessageReceived) -> list[Fields]:
     content = record.message if isinstance(record.message, str) else None
-    return [{"type": EventType.SIGNAL, "content": content, "data": {"command": "message", "message": record.message, "by": record.by}}]
+    return [
+        {
+            "type": EventType.SIGNAL,
+            "content": content,
+            "data": {"command": "message", "message": record.message, "by": record.by},
+        }
+    ]
 
 
 def _delivered(record: r.MessagesDelivered) -> list[Fields]:
@@ -118,7 +151,9 @@ def _delivered(record: r.MessagesDelivered) -> list[Fields]:
 
 
 def _control(record: r.Controlled) -> list[Fields]:
-    return [{"type": EventType.SIGNAL, "content": record.text or None, "data": {"command": record.command, "by": record.by}}]
+    return [
+        {"type": EventType.SIGNAL, "content": record.text or None, "data": {"command": record.command, "by": record.by}}
+    ]
 
 
 def _finished(record: r.Finished) -> list[Fields]:

@@ -58,7 +58,9 @@ def _plan(call: RequestedCall, call_id: str, count: int, spec: AgentSpec, valida
     if tool is None:
         return refused(f"There is no tool {call.name!r}. The tools are: {', '.join(spec.tools) or 'none'}.")
     if tool.max_calls is not None and count > tool.max_calls:
-        return refused(f"The tool {call.name!r} may be called at most {tool.max_calls} times in this run; go on without it.")
+        return refused(
+            f"The tool {call.name!r} may be called at most {tool.max_calls} times in this run; go on without it."
+        )
     try:
         arguments = validate(call.name, call.arguments)
     except ValueError as problem:

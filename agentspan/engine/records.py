@@ -252,7 +252,9 @@ _NESTED: dict[tuple[str, str], type] = {("model", "calls"): PlannedCall, ("recov
 
 def _defaults(cls: type) -> dict[str, Any]:
     return {
-        f.name: f.default if f.default is not MISSING else (f.default_factory() if f.default_factory is not MISSING else MISSING)
+        f.name: f.default
+        if f.default is not MISSING
+        else (f.default_factory() if f.default_factory is not MISSING else MISSING)
         for f in fields(cls)
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from agentspan.agents.results import AgentResult, AgentStatus, PendingTool, Status, TokenUsage, ToolCallRecord
@@ -113,7 +113,9 @@ def agent_result(state: ExecutionState) -> AgentResult:
         finish_reason=state.finish_reason,
         error=state.error,
         token_usage=TokenUsage(
-            prompt_tokens=state.prompt_tokens, completion_tokens=state.completion_tokens, total_tokens=state.total_tokens
+            prompt_tokens=state.prompt_tokens,
+            completion_tokens=state.completion_tokens,
+            total_tokens=state.total_tokens,
         ),
         messages=state.root.messages,
         tool_calls=tool_calls(state),
@@ -181,5 +183,4 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _instant(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, timezone.utc)
-
+    return None if at is None else datetime.fromtimestamp(at, UTC)

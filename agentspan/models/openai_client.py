@@ -16,7 +16,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -223,7 +223,7 @@ class OpenAIModel:
         """Our error for one that openai, its HTTP library or the deadline has raised."""
         if isinstance(error, openai.APIStatusError):
             message, code = described(error.body)
-            wait_s = retry_after_s(error.response.headers, now=datetime.now(timezone.utc))
+            wait_s = retry_after_s(error.response.headers, now=datetime.now(UTC))
             problem = f"HTTP {error.status_code}: {message or 'no message'}"
             return self._error(request, error.status_code, problem, code=code, retry_after_s=wait_s)
         if isinstance(error, (openai.APITimeoutError, _http.TimeoutException, TimeoutError)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from agentspan.agents.results import AgentResult, AgentStatus, Status
@@ -41,7 +41,9 @@ async def read_events(store: Store, execution_id: str, after: int, limit: int = 
         try:
             record = from_plain(entry.kind, entry.body)
         except ValueError as problem:
-            raise CorruptRecordError(execution_id=execution_id, what=f"record {entry.seq}", problem=str(problem)) from problem
+            raise CorruptRecordError(
+                execution_id=execution_id, what=f"record {entry.seq}", problem=str(problem)
+            ) from problem
         told = events_of(record, execution_id=execution_id, first=0)
         first = entry.events_to - len(told) + 1
         if first + len(told) - 1 > after:
@@ -55,7 +57,7 @@ def describe_row(row: ExecutionRow) -> dict[str, Any]:
     plain = asdict(row)
     for name in ("created_at", "updated_at", "wake_at"):
         value = plain[name]
-        plain[name] = None if value is None else datetime.fromtimestamp(value, timezone.utc).isoformat()
+        plain[name] = None if value is None else datetime.fromtimestamp(value, UTC).isoformat()
     return plain
 
 
@@ -77,9 +79,7 @@ async def read_show(store: Store, execution_id: str, *, steps: int = 200) -> dic
     )
     shown["pending_calls"] = [asdict(waiting) for waiting in await store.pending(execution_id)]
     entries = await store.journal(execution_id, after_seq=max(-1, row.seq - steps), limit=steps)
-    shown["steps"] = [
-        {"seq": entry.seq, "kind": entry.kind, "epoch": entry.epoch, **entry.body} for entry in entries
-    ]
+    shown["steps"] = [{"seq": entry.seq, "kind": entry.kind, "epoch": entry.epoch, **entry.body} for entry in entries]
     shown["attempts"] = {
         f"{entry.body.get('name', 'model')}:{entry.body.get('call_id', entry.seq)}": entry.body.get("attempt", 1)
         for entry in entries

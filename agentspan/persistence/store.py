@@ -250,7 +250,9 @@ class Store(Protocol):
         """
         ...
 
-    async def take_over(self, execution_id: str, *, host: dict[str, Any], expected_epoch: int | None = None) -> TakenOver:
+    async def take_over(
+        self, execution_id: str, *, host: dict[str, Any], expected_epoch: int | None = None
+    ) -> TakenOver:
         """Make the caller's new incarnation the only writer: raise the epoch by one and mark it resident.
 
         With `expected_epoch` the epoch is raised only from that value, so that two rescuers cannot both do it.

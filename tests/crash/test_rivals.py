@@ -65,6 +65,7 @@ class Rivals(RuleBasedStateMachine):
         self.epoch = 0
         self.resident = False
         self.ended = False
+        self.aside = False
         self.decisions: dict[str, str] = {}
         self.taken: list[str] = []
         self.sent: list[Signal] = []
@@ -110,7 +111,7 @@ class Rivals(RuleBasedStateMachine):
     @rule()
     def take_over(self) -> None:
         answer = self.both(lambda store: store.take_over(ID, host={"n": self.epoch + 1}))
-        if self.ended:
+        if self.ended or self.aside:
             assert isinstance(answer, ExecutionFinishedError)
             return
         assert answer.epoch == self.epoch + 1
@@ -128,7 +129,7 @@ class Rivals(RuleBasedStateMachine):
         """Both read the same row; only one of them takes over."""
         wanted = max(0, self.epoch + expected)
         answer = self.both(lambda store: store.take_over(ID, host={}, expected_epoch=wanted))
-        if self.ended:
+        if self.ended or self.aside:
             assert isinstance(answer, ExecutionFinishedError)
         elif wanted != self.epoch:
             assert isinstance(answer, StaleEpochError)
@@ -285,6 +286,22 @@ class Rivals(RuleBasedStateMachine):
         life = self.anybody(data)
         if life is not None:
             self.write(life, [finished()])
+
+    @precondition(lambda self: len(self.journal) > 2)
+    @rule()
+    def set_aside(self) -> None:
+        self.both(lambda store: store.quarantine(ID, error="damaged"))
+        if not self.ended and not self.aside:
+            self.aside, self.resident = True, False
+            self.epoch += 1
+
+    @precondition(lambda self: self.aside or self.ended)
+    @rule()
+    def release(self) -> None:
+        """It was repaired; whoever ran it before may not go on."""
+        assert self.both(lambda store: store.release(ID)) == self.aside
+        if self.aside:
+            self.aside, self.resident = False, True
 
     # --- people
 

@@ -11,8 +11,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -102,7 +101,7 @@ class Shell:
         """A command that follows it, and has printed what there is so far."""
         process = self.start("stream", execution_id)
         assert process.stdout is not None
-        assert any("waits for approval" in line for line in process.stdout)
+        assert any("for approval" in line for line in process.stdout)
         return process
 
 
@@ -245,17 +244,6 @@ def test_a_killed_server_is_started_again_and_the_execution_completes(shell: She
     assert watching.returncode == 0, err
     assert "COMPLETED (stop)" in out
     assert "server.up" in shell("server", "logs").out
-
-
-def test_reading_while_the_server_works_is_quick(shell: Shell) -> None:
-    quickest = min(_seconds(lambda: shell("list")) for _ in range(3))
-    assert quickest < 1.5  # 0.35 s on an idle machine; far from the 2 s of joining a cluster on this one.
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 def test_stop_ends_it_and_stopping_twice_is_no_error(shell: Shell) -> None:

@@ -38,7 +38,7 @@ def test_everything_goes_on_when_the_server_is_started_again(own_server: Server,
             assert client.stdout is not None
             assert client.stdout.readline().strip() == "waiting"
         server.kill()
-        until("end of all its actors", lambda: not server.processes("ray::"), within_s=5)
+        until("end of all its actors", lambda: not server.processes("Actor"), within_s=5)
 
         # Nobody is up; a decision is accepted all the same, and takes effect later.
         offline = AgentRuntime.offline(Settings(home=server.home))

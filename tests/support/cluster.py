@@ -78,6 +78,7 @@ class Server:
         self.home = home
         self.settings = settings
         self._process: subprocess.Popen[bytes] | None = None
+        self._clients: list[subprocess.Popen[str]] = []
 
     @property
     def environment(self) -> dict[str, str]:
@@ -127,6 +128,10 @@ class Server:
     def dispose(self) -> None:
         """Stop it, see that none of its processes is left, and remove its home."""
         self.stop()
+        for client in self._clients:
+            if client.poll() is None:
+                client.kill()
+            client.communicate()
         # Ray's two agents of a killed node wait a minute for it to come back. They hold nothing of ours.
         kill(*self.processes("ray::DashboardAgent"), *self.processes("ray::RuntimeEnvAgent"))
         until("end of its processes", lambda: not self.processes())
@@ -156,7 +161,7 @@ class Server:
 
     def client(self, script: str, *arguments: str, **more: str) -> subprocess.Popen[str]:
         """Run a Python program as a client of this home, in a process that may be taken down with the cluster."""
-        return subprocess.Popen(
+        client = subprocess.Popen(
             [sys.executable, script, *arguments],
             env={**self.environment, "PYTHONPATH": str(Path(__file__).parents[2]), **more},
             stdin=subprocess.DEVNULL,
@@ -164,6 +169,8 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._clients.append(client)
+        return client
 
     def ask(self, script: str, *arguments: str, within_s: float = DEADLINE_S, **more: str) -> Any:
         """Run such a program to its end and return the JSON it printed last."""

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
-from agentspan.actors.feed import TOKENS_MAX, WINDOW_RECORDS_MAX, Feed
+from agentspan.actors.feed import NO_TOKENS, TOKENS_MAX, WINDOW_RECORDS_MAX, Feed
 from agentspan.engine import records as r
 from agentspan.engine.events import count_events
 from tests.support.situations import answered, finished, message, plan, started
@@ -94,6 +94,30 @@ async def test_a_reader_that_waits_in_vain_gets_an_empty_page():
     assert (seqs(page), page["next"], page["closed"]) == ([], 3, False)  # type: ignore[index]
     assert 30 <= clock() - before < 31
     assert seqs(await feed.wait(3, 0, 0.0)) == []
+
+
+@virtual
+async def test_a_reader_that_comes_before_the_journal_is_loaded_waits_for_it():
+    feed = Feed("ex-1")
+    early, other = (asyncio.create_task(feed.wait(after, 0, 30.0)) for after in (2, 5))
+    await jump(1)
+    assert not early.done()
+    journal = Journal(feed, told=5)
+    assert await early is None, "what it wants is in the store"
+    journal.publish(message())
+    assert seqs(await other) == [6]
+    assert await Feed("ex-1").wait(0, 0, 1.0) is None
+
+
+@virtual
+async def test_a_reader_of_the_incarnation_before_is_not_deaf_to_this_ones_tokens():
+    feed = Feed("ex-1")
+    Journal(feed)
+    feed.token("new")
+    page = await feed.wait(0, 40, 1.0)
+    assert page is not None
+    assert (page["tokens"], page["next_token"]) == (["new"], 1)
+    assert (await feed.wait(0, NO_TOKENS, 1.0))["tokens"] == []  # type: ignore[index]
 
 
 @virtual

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentspan.actors.lease import Lease
-from tests.unit.cli.world import Command, World
+from tests.unit.cli.world import Command, PlayingConnection, World
 
 
 def inbox(world: World, execution_id: str) -> list[Any]:
@@ -153,3 +153,18 @@ def test_without_a_server_it_says_when_the_signal_takes_effect(command: Command,
         assert command("resume", full).err == ""
     finally:
         lease.release()
+
+
+def test_resume_tries_a_quarantined_execution_again(command: Command, world: World, server: PlayingConnection) -> None:
+    full = world.started("support")
+    world.ask(lambda store: store.quarantine(full, error="a flipped bit"))
+    assert command("show", full, "--json").json["error"] == "a flipped bit"
+    assert command("resume", full, "--json").json == {"execution_id": full, "released": True}
+    assert command("show", full, "--json").json["status"] != "QUARANTINED"
+    assert inbox(world, full) == []
+
+
+def test_releasing_from_quarantine_needs_a_server(command: Command, world: World) -> None:
+    full = world.started("support")
+    world.ask(lambda store: store.quarantine(full, error="a flipped bit"))
+    assert command("resume", full).code == 5

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentspan.engine import records as r
@@ -63,6 +63,7 @@ BY_TYPE["tuple[InterruptedCall, ...]"] = st.lists(built(r.InterruptedCall), max_
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_record_survives_storage_and_tells_the_same_events(kind: str) -> None:
+    @settings(deadline=None, max_examples=50)
     @given(built(KINDS[kind]))
     def check(record: r.AnyRecord) -> None:
         stored = json.loads(json.dumps(to_plain(record)))
