@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -15,17 +16,14 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     # Lazily, so that `import agentspan.errors` (and an actor's cold start) does not pay for the whole package.
-    if name.startswith("__"):
+    # `from agentspan import errors` asks here first; `agents` itself, still being imported, must not.
+    if name.startswith("__") or name == "agents":
         raise AttributeError(name)
-    from agentspan import agents
-
     try:
-        return getattr(agents, name)
+        return getattr(importlib.import_module("agentspan.agents"), name)
     except AttributeError:
         raise AttributeError(f"module 'agentspan' has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:
-    from agentspan import agents
-
-    return sorted({*globals(), *agents.__all__})
+    return sorted({*globals(), *importlib.import_module("agentspan.agents").__all__})

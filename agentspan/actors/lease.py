@@ -10,10 +10,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from agentspan.errors import ServerError
+
+
+TRIES = 10
+TRY_PAUSE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +53,13 @@ class Lease:
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Not inherited: a child that outlived this process would keep the lock.
         file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        for _ in range(TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(TRY_PAUSE_S)  # Somebody may only be asking (`is_held`), which takes a moment.
+        else:
             os.close(file)
             return False
         self._path.unlink(missing_ok=True)

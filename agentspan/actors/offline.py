@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agentspan.actors.desk import POLL_MAX_S, Desk, unpack_error
+from agentspan.actors.doorbell import ring
 from agentspan.actors.lease import Lease
 from agentspan.config import Settings
 from agentspan.errors import ServerTimeoutError, ServerUnavailableError
@@ -109,6 +110,8 @@ class StoreConnection:
         envelope = await desk.call(verb, args)
         if "error" in envelope:
             raise unpack_error(envelope["error"])
+        if verb == "send":
+            ring(self._settings.home.expanduser(), args["signal"]["execution_id"])
         return envelope["value"]
 
     def _key(self, verb: str) -> bytes:

@@ -32,6 +32,7 @@ from agentspan.errors import (
     ExecutionFinishedError,
     StaleEpochError,
     StoreUnavailableError,
+    UnknownExecutionError,
     UnstorableValueError,
 )
 from agentspan.persistence.loading import load_state
@@ -91,6 +92,7 @@ class Supervision:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._scanner: asyncio.Task[None] | None = None
         self._failures: dict[str, str] = {}
+        self._answers: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._starting = asyncio.Lock()
 
@@ -199,6 +201,20 @@ class Supervision:
     async def wake(self, execution_id: str) -> None:
         """See to an execution now, if there is anything to do for it."""
         await self._nudge(execution_id)
+
+    def ring(self, execution_id: str) -> None:
+        """Somebody stored a signal for an execution: look at its inbox soon. Unknown IDs are ignored."""
+        task = asyncio.create_task(self._answer(execution_id))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _answer(self, execution_id: str) -> None:
+        try:
+            row = await self._store.row(execution_id)
+        except (UnknownExecutionError, StoreUnavailableError):
+            return
+        if row.inbox and row.status not in SETTLED:
+            await self._nudge(execution_id)
 
     async def _nudge(self, execution_id: str) -> None:
         resident = self._residents.get(execution_id)

@@ -23,6 +23,7 @@ from ray.exceptions import (
 )
 
 from agentspan.actors.desk import Desk
+from agentspan.actors.doorbell import listen
 from agentspan.actors.execution import ExecutionActor
 from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.fleet import ActorGone
@@ -173,6 +174,7 @@ class SupervisorActor:
     def __init__(self, config: SupervisorConfig) -> None:
         share_fate_with_raylet()
         self._config = config
+        self._bell: asyncio.BaseTransport | None = None
         self._desk: asyncio.Task[Desk] = asyncio.get_event_loop().create_task(self._open())
 
     async def _open(self) -> Desk:
@@ -182,6 +184,7 @@ class SupervisorActor:
             store, RayFleet(config.host), settings=config.settings, mint=mint_execution_id
         )
         await supervision.start()
+        self._bell = await listen(Path(config.host.key_path).parent, supervision.ring)
         key = Path(config.host.key_path).read_bytes()
         return Desk(store, supervision, key=key, where=config.host.store_url)
 

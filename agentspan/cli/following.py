@@ -104,6 +104,7 @@ def follow(
     after: int = 0,
     tokens: bool = False,
     timeout_s: float | None = None,
+    is_embedded: bool = False,
 ) -> None:
     """Print events until the last one, then the result, and end the command with the code for it."""
     import asyncio  # Here, as the bridge: `--help` need not wait for them.
@@ -126,7 +127,7 @@ def follow(
         raise ServerTimeoutError(what="The execution", timeout_s=timeout_s, execution_id=execution_id) from None
     except KeyboardInterrupt:
         printer.end_line()
-        _left(output, execution_id, printer.seen)
+        _left(output, execution_id, printer.seen, is_embedded=is_embedded)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     if not output.json:
         output.print()
@@ -161,7 +162,8 @@ class _Printer:
             self._inside = False
 
 
-def _left(output: Output, execution_id: str, seen: int) -> None:
+def _left(output: Output, execution_id: str, seen: int, *, is_embedded: bool = False) -> None:
     after = f" --after {seen}" if seen else ""
-    output.note(f"\nLeft execution {execution_id} alone; it goes on.")
+    then = "it goes on when a server is up: agent-span server start" if is_embedded else "it goes on."
+    output.note(f"\nLeft execution {execution_id} alone; {then}")
     output.note(f"Come back with: agent-span stream {short_id(execution_id)}{after}")

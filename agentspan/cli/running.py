@@ -77,7 +77,7 @@ def run(
             # From here on the store is enough. Not being part of the cluster, this command outlasts a restart of it.
             runtime.shutdown()
             runtime = here.runtime
-        follow(here, runtime, started, output, tokens=tokens, timeout_s=timeout)
+        follow(here, runtime, started, output, tokens=tokens, timeout_s=timeout, is_embedded=is_embedded)
 
 
 def _what(agent: str, prompt: str | None, file: str | None) -> tuple[str, str]:
