@@ -168,6 +168,16 @@ def leave() -> None:
     ray.shutdown()
 
 
+def is_broken() -> bool:
+    """Whether a process has ended that the cluster started here cannot do without: Ray does not bring it back."""
+    import ray._private.worker as worker
+
+    node = getattr(worker, "_global_node", None)
+    if node is None or not hasattr(node, "dead_processes"):  # Private, so a Ray without it is never called broken.
+        return False
+    return any(kind in ("raylet", "gcs_server") for kind, _ in node.dead_processes())
+
+
 def is_connected() -> bool:
     """Whether this process is connected to a Ray cluster."""
     return bool(ray.is_initialized())
@@ -187,6 +197,14 @@ def ensure_supervisor(settings: Settings) -> None:
     SupervisorActor.options(  # type: ignore[attr-defined]
         name=SUPERVISOR, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
     ).remote(config)
+
+
+def restart_supervisor() -> None:
+    """Kill a supervisor that hangs; Ray starts it again, and it finds everything in the store."""
+    try:
+        ray.kill(ray.get_actor(SUPERVISOR, namespace=NAMESPACE), no_restart=False)
+    except (ValueError, RayActorError):
+        pass  # It is gone already.
 
 
 def _check_store(settings: Settings) -> None:

@@ -6,6 +6,7 @@ off waits 20 s for an answer it cannot get).
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import sys
@@ -58,10 +59,9 @@ def _use_token(path: str) -> None:
         return
     # Imported before us, Ray has read its settings. It can read them again; that is private, so be ready to miss it.
     try:
-        from ray._raylet import AuthenticationTokenLoader, Config
-
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+        raylet = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
     except (ImportError, AttributeError):
         pass
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from agentspan.errors import ServerError
 
-
 TRIES = 10
 TRY_PAUSE_S = 0.005
 
@@ -74,6 +73,11 @@ class Lease:
         draft.write_text(json.dumps(asdict(descriptor), indent=1))
         draft.chmod(0o600)
         draft.replace(self._path)
+
+    def withdraw(self) -> None:
+        """Tell others that the server does not answer for now."""
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Stop being the server."""

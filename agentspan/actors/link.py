@@ -136,4 +136,5 @@ def _embed(settings: Settings, target: str, lease: Lease) -> Link:
         cluster.leave()
         lease.release()
         raise
-    return Link(connection=cluster.RayConnection(where=address), target=target, descriptor=descriptor, lease=lease)
+    connection = cluster.RayConnection(where=address, is_up=lambda: not cluster.is_broken())
+    return Link(connection=connection, target=target, descriptor=descriptor, lease=lease)

@@ -14,17 +14,24 @@ import subprocess
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from agentspan import __version__
 from agentspan.actors.environment import prepare
 from agentspan.actors.lease import Descriptor, Lease
+from agentspan.bridge import run_sync
 from agentspan.config import Settings
-from agentspan.errors import ConfigurationError
+from agentspan.errors import ConfigurationError, ServerError
+
+if TYPE_CHECKING:
+    from agentspan.actors import cluster
 
 log = logging.getLogger("agentspan.server")
 
+WATCH_EVERY_S = 2.0
+"""How often the server looks whether its cluster still works."""
 GATE_WAIT_S = 30.0
-"""How long Ray Client may take to open its port."""
+"""How long Ray Client may take to open its port, and a supervisor to restart."""
 
 
 def serve(settings: Settings, *, ray_client_port: int | None = None, num_cpus: int | None = None) -> int:
@@ -34,17 +41,31 @@ def serve(settings: Settings, *, ray_client_port: int | None = None, num_cpus: i
         log.error("Another server is up for this home.")
         return 3
     stop = threading.Event()
+    _on_signals(stop)
+    prepare(settings.home.expanduser())
+    try:
+        while not stop.is_set():
+            _serve_cluster(settings, lease, stop, ray_client_port, num_cpus)
+    finally:
+        lease.release()
+    return 0
+
+
+def _on_signals(stop: threading.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    prepare(settings.home.expanduser())
+
+
+def _serve_cluster(
+    settings: Settings, lease: Lease, stop: threading.Event, ray_client_port: int | None, num_cpus: int | None
+) -> None:
+    """Have a cluster until `stop`, or until it is lost; then the next one finds everything in the store."""
     from agentspan.actors import cluster
 
     gate: subprocess.Popen[bytes] | None = None
     try:
         address = cluster.start_local(settings, num_cpus=num_cpus)
-        # Ray installs handlers of its own when it starts; ours end the process in order.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        _on_signals(stop)  # Ray installs handlers of its own when it starts; ours end the process in order.
         if ray_client_port is not None:
             gate = _ray_client_server(address, ray_client_port)
         lease.publish(
@@ -58,15 +79,36 @@ def serve(settings: Settings, *, ray_client_port: int | None = None, num_cpus: i
             )
         )
         log.info("server.up", extra={"address": address})
-        stop.wait()
+        _watch(cluster.RayConnection(where=address), stop, settings.ping_timeout_s)
         log.info("server.stopping")
     finally:
+        lease.withdraw()
         if gate is not None:
             gate.terminate()
             gate.wait(10)
         cluster.leave()
-        lease.release()
-    return 0
+
+
+def _watch(connection: cluster.RayConnection, stop: threading.Event, ping_timeout_s: float) -> None:
+    """Return on `stop` or when the cluster is lost. A supervisor that hangs is killed, so that Ray restarts it."""
+    from agentspan.actors import cluster
+
+    silent_since: float | None = None
+    while not stop.wait(WATCH_EVERY_S):
+        if cluster.is_broken():
+            log.error("server.cluster_lost: one of its processes has ended. Starting another one.")
+            return
+        try:
+            run_sync(connection.call("ping", {}, ping_timeout_s))
+            silent_since = None
+        except ServerError as problem:
+            now = time.monotonic()
+            silent_since = silent_since or now
+            log.error("server.supervisor_silent: %s", problem)
+            if now - silent_since > GATE_WAIT_S + ping_timeout_s:
+                log.error("server.cluster_lost: the supervisor does not come back. Starting another cluster.")
+                return
+            cluster.restart_supervisor()
 
 
 def _ray_client_server(address: str, port: int) -> subprocess.Popen[bytes]:

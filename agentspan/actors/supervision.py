@@ -24,8 +24,8 @@ from agentspan.actors.fleet import ActorGone, ActorHandle, Fleet
 from agentspan.actors.shelf import Shelf, Standby
 from agentspan.agents.results import Status
 from agentspan.engine import records as r
-from agentspan.engine.apply import apply
 from agentspan.engine.admit import Signal
+from agentspan.engine.apply import apply
 from agentspan.errors import (
     AgentNotFoundError,
     CorruptRecordError,
@@ -271,7 +271,9 @@ class Supervision:
         if event is not None:
             event.set()
 
-    def _care_for(self, execution_id: str, *, standby: Standby | None = None, attach: bool = False, tokens: bool = False) -> None:
+    def _care_for(
+        self, execution_id: str, *, standby: Standby | None = None, attach: bool = False, tokens: bool = False
+    ) -> None:
         if self._stopping or execution_id in self._residents:
             if standby is not None:
                 standby.actor.kill()  # The scan was faster and has another actor for it.
@@ -388,13 +390,16 @@ class Supervision:
             f"Gave up after {crashes} crashes in a row without progress in {step}: {why}. "
             f"The journal is intact; see `agent-span show {execution_id}`."
         )
-        record = r.Finished(at=self._clock(), status="FAILED", finish_reason="error", error=error, output=state.root.answer or None)
+        now, output = self._clock(), state.root.answer or None
+        record = r.Finished(at=now, status="FAILED", finish_reason="error", error=error, output=output)
         apply(state, record)
         await self._store.commit(
             Commit(
                 execution_id=execution_id,
                 epoch=epoch,
-                entries=[JournalEntry(seq=state.seq, kind=record.KIND, body=r.to_plain(record), events_to=state.events)],
+                entries=[
+                    JournalEntry(seq=state.seq, kind=record.KIND, body=r.to_plain(record), events_to=state.events)
+                ],
                 seq=state.seq,
                 change=RowChange(
                     status="FAILED", updated_at=record.at, resident=False, finish_reason="error", error=error

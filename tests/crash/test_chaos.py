@@ -174,12 +174,13 @@ class World:
 
     async def story(self) -> list[str]:
         await self.begin_supervision()
-        ids = []
-        for number in range(EXECUTIONS):
-            new = {"request_id": f"r{number}", "agent": "hero", "prompt": "go", "deployment_id": "d1"}
-            ids.append((await self.patiently(lambda new=new: self.supervision.submit(new)))["execution_id"])
-        people = [asyncio.create_task(self.person(execution_id)) for execution_id in ids]
-        for _ in range(60):
+        ids: list[str] = []
+        people = []
+        for number in range(60):
+            if number % 5 == 0 and len(ids) < EXECUTIONS:
+                new = {"request_id": f"r{number}", "agent": "hero", "prompt": "go", "deployment_id": "d1"}
+                ids.append((await self.patiently(lambda new=new: self.supervision.submit(new)))["execution_id"])
+                people.append(asyncio.create_task(self.person(ids[-1])))
             await jump(self.dice.uniform(0.05, 0.8))
             await self.strike()
         self.store.bad, self.fleet.failures = 0.0, 0
@@ -195,6 +196,7 @@ class World:
     async def check(self, ids: list[str]) -> None:
         assert self.faults == []
         assert len(await self.store.rows(limit=100)) == EXECUTIONS, "a request that is sent again starts nothing new"
+        assert len(self.attempts) == EXECUTIONS * 5, "one key for all attempts of a call"
         for execution_id in ids:
             row = await self.store.row(execution_id)
             assert (row.status, row.resident, row.inbox, row.pending) == ("COMPLETED", False, 0, 0), row

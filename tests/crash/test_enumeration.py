@@ -7,7 +7,6 @@ from itertools import count, product
 
 import pytest
 
-from agentspan.actors import driver as driver_module
 from agentspan.engine import records as r
 from agentspan.errors import StoreUnavailableError
 from agentspan.testing.crash import crash_at
@@ -40,12 +39,12 @@ def faults_against(clean: Story, story: Story) -> list[str]:
     return faults
 
 
-async def enumerate_points(play: Play, *, landed: bool, error: Exception | None = None) -> int:
+async def enumerate_points(play: Play, *, landed: bool, snapshots: int = 0) -> int:
     clean = await live(play)
     assert faults_of(clean) == []
     for number in count():
-        point = crash_at(number, landed=landed, error=error)
-        story = await live(play, points=[point])
+        point = crash_at(number, landed=landed)
+        story = await live(play, points=[point], snapshots=snapshots)
         if not point.fired:
             return number
         assert faults_against(clean, story) == [], f"{play.name}, {point}: {story.calls[number]}, {story.outcomes}"
@@ -60,10 +59,9 @@ def test_a_run_that_dies_at_any_point_ends_as_if_it_had_not(play: Play, landed: 
 
 
 @pytest.mark.parametrize("landed", [False, True], ids=["before it landed", "answer lost"])
-@pytest.mark.parametrize("name", ["parallel tools", "approved, then lost", "wake by approval", "session"])
-def test_a_snapshot_at_every_step_changes_nothing(name: str, landed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_module, "SNAPSHOT_BYTES_MIN", -1)
-    run_virtual(enumerate_points(BY_NAME[name], landed=landed))
+@pytest.mark.parametrize("play", PLAYS, ids=lambda play: play.name)
+def test_a_snapshot_at_any_step_changes_nothing(play: Play, landed: bool) -> None:
+    run_virtual(enumerate_points(play, landed=landed, snapshots=1 + landed))
 
 
 @pytest.mark.parametrize("landed", [False, True], ids=["before it landed", "answer lost"])

@@ -39,7 +39,9 @@ class Block:
 def blocks() -> list[Block]:
     found = []
     heading = ""
-    for match in re.finditer(r"^(?:#+ (?P<heading>[^\n]+)|```(?P<language>\w*)\n(?P<code>.*?)^```)$", README, re.M | re.S):
+    for match in re.finditer(
+        r"^(?:#+ (?P<heading>[^\n]+)|```(?P<language>\w*)\n(?P<code>.*?)^```)$", README, re.M | re.S
+    ):
         if match["heading"] is not None:
             heading = match["heading"]
         else:

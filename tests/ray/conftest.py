@@ -12,6 +12,11 @@ from tests.support.cluster import Server, free_port, private_home
 from tests.support.ledger import Ledger, ledger_process
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with a server of their own go last, so that the shared one is brought up once."""
+    items.sort(key=lambda item: "own_server" in getattr(item, "fixturenames", ()))
+
+
 class Shared:
     """The shared server and this process's runtime on it; brought down while another one is needed."""
 

@@ -9,11 +9,25 @@ from agentspan.config import Settings
 from agentspan.testing import ScriptedModel, call, say
 from tests.ray.agents import make_agent
 from tests.ray.honesty import check_honest
-from tests.support.cluster import Server, until
+from tests.support.cluster import Server, kill, until
 from tests.support.ledger import Ledger
 from tests.support.model_server import ModelServer, Reply, text
 
 CLIENT = str(Path(__file__).parent / "clients" / "waiting.py")
+
+
+def test_a_server_whose_node_is_lost_starts_another(own_server: Server, ledger: Ledger) -> None:
+    server = own_server
+    server.start()
+    script = ScriptedModel([call("work", n=1, hold=1), say("{last_tool_result}")])
+    with AgentRuntime(home=server.home) as runtime:
+        handle = runtime.start(make_agent("busy", ledger, script), "work")
+        ledger.entered(handle.execution_id)
+
+        kill(*server.processes("raylet/raylet"))  # What an out-of-memory killer does.
+
+        assert handle.join(60).output == "did 1 at attempt 2"
+    check_honest(server.show(handle.execution_id), ledger)
 
 
 def test_everything_goes_on_when_the_server_is_started_again(own_server: Server, ledger: Ledger) -> None:

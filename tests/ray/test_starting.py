@@ -6,13 +6,30 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from agentspan.agents import AgentRuntime
+from agentspan.errors import ConfigurationError, RuntimeClosedError
 from agentspan.testing import ScriptedModel, call, say
 from tests.ray.agents import make_agent
 from tests.support.cluster import Server, answer, until
 from tests.support.ledger import Ledger
 
 STARTING = str(Path(__file__).parent / "clients" / "starting.py")
+
+
+def test_runtimes_of_one_process_share_its_connection(
+    server: Server, runtime: AgentRuntime, ledger: Ledger, tmp_path: Path
+) -> None:
+    agent = make_agent("shared", ledger, ScriptedModel("hi"))
+    with AgentRuntime(home=server.home) as other:
+        assert other.run(agent, "go", timeout=30).output == "hi"
+
+    assert runtime.run(agent, "go", timeout=30).output == "hi"  # Not cut off by the other's end.
+    with pytest.raises(ConfigurationError, match="connected to the AgentSpan server"):
+        AgentRuntime(home=tmp_path).run(agent, "go")
+    with pytest.raises(RuntimeClosedError):
+        other.run(agent, "go")
 
 
 def test_two_processes_with_one_key_start_one_execution(server: Server, runtime: AgentRuntime, ledger: Ledger) -> None:

@@ -20,7 +20,7 @@ from agentspan.persistence.store import NewExecution, Store
 from agentspan.testing import ScriptedModel, call, say
 from tests.ray.agents import gate, make_agent
 from tests.ray.honesty import check_honest
-from tests.support.cluster import answer, environment, is_alive, private_home, until
+from tests.support.cluster import Server, answer, environment, is_alive, private_home, until
 from tests.support.ledger import Ledger
 
 INCARNATION = str(Path(__file__).parent / "clients" / "incarnation.py")
@@ -47,6 +47,19 @@ def test_a_stopped_actor_is_replaced_and_its_awakening_changes_nothing(runtime: 
     seen = check_honest(runtime.show(execution_id), ledger)
     assert {call_id: len(entries) for call_id, entries in seen.items()} == {"call_0_0": 2, "call_1_0": 1}
     assert runtime.show(execution_id)["epoch"] == 2
+
+
+def test_a_supervisor_that_hangs_is_restarted(server: Server, runtime: AgentRuntime, ledger: Ledger) -> None:
+    script = ScriptedModel([call("work", n=1, hold=1), say("{last_tool_result}")])
+    handle = runtime.start(make_agent("overseen", ledger, script), "go")
+    ledger.entered(handle.execution_id)
+    pid = server.supervisor_pid()
+
+    os.kill(pid, signal.SIGSTOP)
+    ledger.open(gate(handle.execution_id, 1))
+
+    assert handle.join(40).output == "did 1 at attempt 1"
+    assert server.supervisor_pid() != pid
 
 
 async def test_a_process_that_lost_its_epoch_is_refused(ledger: Ledger) -> None:

@@ -5,7 +5,8 @@ a disk through crash points, starting one incarnation after the other as a super
 all that is left to check. What must always hold is checked here, while it runs:
 
 * P2: a model or tool call whose result is on record does not run again;
-* P3: every try of a call has a higher attempt than the one before, and the same idempotency key;
+* P3: what runs is on record as something to be run; every try of a call has a higher attempt than the one before and the
+  same idempotency key, and a retry waits for its time;
 * P7: no model ever sees a tool call without its result.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 from agentspan.actors.driver import Driver, Outcome
 from agentspan.actors.performer import AgentPerformer
 from agentspan.agents.agent import Agent
+from agentspan.agents.spec import OnCrash, ToolSpec
 from agentspan.engine import records as r
 from agentspan.engine.admit import Signal
 from agentspan.engine.decide import CallModel, CallTool, CheckStop, LoadSession
@@ -29,7 +31,16 @@ from agentspan.models.base import Model, ModelReply, ModelRequest, OnToken
 from agentspan.persistence.loading import load_state
 from agentspan.persistence.memory import MemoryStore
 from agentspan.persistence.reading import read_events
-from agentspan.persistence.store import ExecutionRow, JournalEntry, NewExecution, PendingRow, Store
+from agentspan.persistence.store import (
+    Commit,
+    ExecutionRow,
+    JournalEntry,
+    Loaded,
+    NewExecution,
+    PendingRow,
+    Receipt,
+    Store,
+)
 from agentspan.testing.crash import Crash, CrashingStore, CrashPoint, crash_at
 from tests.support.virtual_time import clock, jump
 
@@ -92,10 +103,10 @@ class Ledger:
         self.violations: list[str] = []
         self.on_change: Callable[[], Any] | None = None
 
-    async def begin(self, key: str, name: str, attempt: int, recorded: Callable[[list[r.AnyRecord]], bool]) -> None:
+    async def begin(self, key: str, name: str, attempt: int, look: Callable[[list[r.AnyRecord]], Sequence[str]]) -> None:
+        """Write down a try. `look` says what is wrong with it, given what is on record at this moment."""
         records = await records_of(self.disk, self.execution_id)
-        if recorded(records):
-            self.violations.append(f"P2: {key} ran again (attempt {attempt}) although its result is on record")
+        self.violations += [f"{key}, attempt {attempt}: {fault}" for fault in look(records)]
         before = self.tries.setdefault(key, [])
         if before and attempt <= before[-1]:
             self.violations.append(f"P3: {key} was tried as attempt {attempt} after attempt {before[-1]}")
@@ -118,10 +129,19 @@ class LedgerModel:
     async def complete(self, request: ModelRequest, *, on_token: OnToken | None = None) -> ModelReply:
         turn = int(request.idempotency_key.rpartition(":")[2])
 
-        def recorded(records: list[r.AnyRecord]) -> bool:
-            return sum(isinstance(record, r.ModelAnswered) for record in records) >= turn
+        def look(records: list[r.AnyRecord]) -> list[str]:
+            answers = sum(isinstance(record, r.ModelAnswered) for record in records)
+            failures = [record for record in records if isinstance(record, r.ModelFailed) and record.retry_at]
+            faults = []
+            if answers >= turn:
+                faults.append("P2: ran again although its answer is on record")
+            if answers < turn - 1:
+                faults.append("P3: ran before what it follows from was on record")
+            if any(one.attempt == request.attempt - 1 and (one.retry_at or 0) > clock() for one in failures):
+                faults.append("ran before its retry was due")
+            return faults
 
-        await self._ledger.begin(request.idempotency_key, "model", request.attempt, recorded)
+        await self._ledger.begin(request.idempotency_key, "model", request.attempt, look)
         self._ledger.violations += [f"P7: {fault}" for fault in dangling(request.messages)]
         try:
             return await self._model.complete(request, on_token=on_token)
@@ -165,15 +185,11 @@ class CrashingPerformer:
         assert call is not None
         key = f"{state.execution_id}:{effect.path}:{effect.call_id}"
 
-        def recorded(records: list[r.AnyRecord]) -> bool:
-            return any(
-                (isinstance(record, r.ToolReturned) or (isinstance(record, r.ToolFailed) and record.retry_at is None))
-                and record.call_id == effect.call_id
-                for record in records
-            )
+        def look(records: list[r.AnyRecord]) -> list[str]:
+            return tool_faults(records, effect, self.spec.tools[call.name])
 
         async def perform() -> r.AnyRecord:
-            await self._ledger.begin(key, call.name, effect.attempt, recorded)
+            await self._ledger.begin(key, call.name, effect.attempt, look)
             try:
                 return await self._performer.call_tool(state, effect)
             finally:
@@ -192,6 +208,40 @@ class CrashingPerformer:
 
     async def on_end(self, state: ExecutionState, record: r.Finished) -> None:
         await self._performer.on_end(state, record)
+
+
+def tool_faults(records: Sequence[r.AnyRecord], effect: CallTool, tool: ToolSpec) -> list[str]:
+    """What is wrong with starting this attempt, given what is on record."""
+    faults = []
+    asked = approvals = lost = 0
+    planned = False
+    for record in records:
+        match record:
+            case r.ModelAnswered():
+                planned = planned or any(call.call_id == effect.call_id for call in record.calls)
+                asked += any(call.call_id == effect.call_id and call.ask is not None for call in record.calls)
+            case r.Recovered():
+                lost += any(call.call_id == effect.call_id for call in record.calls)
+            case r.Decided() if record.call_id == effect.call_id:
+                approvals += record.verdict == "approve"
+            case r.ToolReturned() if record.call_id == effect.call_id:
+                faults.append("P2: ran again although its result is on record")
+            case r.ToolFailed() if record.call_id == effect.call_id:
+                if record.retry_at is None:
+                    faults.append("P2: ran again although it failed for good")
+                elif record.attempt == effect.attempt - 1 and record.retry_at > clock():
+                    faults.append("ran before its retry was due")
+            case _:
+                pass
+    if not planned:
+        faults.append("P3: ran before the answer that asked for it was on record")
+    if tool.on_crash is OnCrash.ASK:
+        asked += lost
+    if tool.on_crash is OnCrash.FAIL and lost:
+        faults.append("P3: ran again after a crash although it must not")
+    if approvals < asked:
+        faults.append(f"P6: ran with {approvals} approvals of {asked}")
+    return faults
 
 
 class People:
@@ -262,8 +312,12 @@ async def live(
     points: Sequence[CrashPoint] = (),
     execution_id: str = "ex-1",
     disk: MemoryStore | None = None,
+    snapshots: int = 0,
 ) -> Story:
-    """Play until it has ended. Each crash takes the next of `points`; the lives after the last one are undisturbed."""
+    """Play until it has ended. Each crash takes the next of `points`; the lives after the last one are undisturbed.
+
+    With `snapshots` 1, every other commit of a life carries one, from the first; with 2, from the second.
+    """
     disk = disk or MemoryStore(clock=clock)
     if play.session is not None:
         await live(replace(play.session, session=None), execution_id="ex-0", disk=disk)
@@ -280,7 +334,7 @@ async def live(
         if point.dead:
             calls += point.calls
             point = waiting.pop(0) if waiting else crash_at(NEVER)
-        store = CrashingStore(_Watched(disk, people), point)  # type: ignore[arg-type]
+        store = CrashingStore(_Watched(disk, people, snapshots), point)  # type: ignore[arg-type]
         try:
             taken = await store.take_over(execution_id, host={"life": life})
             model = LedgerModel(play.model, ledger)
@@ -338,14 +392,20 @@ async def create(disk: Store, execution_id: str, agent: str, play: Play) -> None
 class _Watched:
     """The disk, with people who look at it after every commit that landed, whoever is left to hear of it."""
 
-    def __init__(self, disk: MemoryStore, people: People) -> None:
+    def __init__(self, disk: MemoryStore, people: People, snapshots: int) -> None:
         self._disk = disk
         self._people = people
+        self._snapshots = snapshots
 
-    async def commit(self, commit: Any) -> Any:
+    async def commit(self, commit: Commit) -> Receipt:
         receipt = await self._disk.commit(commit)
         await self._people.look()
-        return receipt
+        return replace(receipt, bytes_written=NEVER) if self._snapshots else receipt
+
+    async def load(self, execution_id: str) -> Loaded:
+        # A driver that believes in large deltas writes a snapshot as soon as it may.
+        loaded = await self._disk.load(execution_id)
+        return replace(loaded, entries_bytes=NEVER) if self._snapshots == 1 else loaded
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._disk, name)
