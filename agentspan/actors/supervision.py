@@ -303,6 +303,7 @@ class Supervision:
             if not self._stopping:
                 self._end_process(resident, standby)
             self._residents.pop(execution_id, None)
+            self._failures.pop(execution_id, None)
             self._announce(execution_id)
         if outcome.get("ended") == "hibernated":
             await self._at_rest(execution_id, outcome.get("wake_at"))

@@ -9,6 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentspan.testing.crash import Crash as Crash
+    from agentspan.testing.crash import CrashingModel as CrashingModel
+    from agentspan.testing.crash import CrashingStore as CrashingStore
+    from agentspan.testing.crash import CrashPoint as CrashPoint
+    from agentspan.testing.crash import crash_at as crash_at
     from agentspan.testing.scripted import ScriptedModel as ScriptedModel
     from agentspan.testing.scripted import read_ledger as read_ledger
     from agentspan.testing.scripts import Failure as Failure
@@ -22,6 +27,11 @@ if TYPE_CHECKING:
     from agentspan.testing.scripts import say as say
 
 _HOMES = {
+    "Crash": "agentspan.testing.crash",
+    "CrashPoint": "agentspan.testing.crash",
+    "CrashingModel": "agentspan.testing.crash",
+    "CrashingStore": "agentspan.testing.crash",
+    "crash_at": "agentspan.testing.crash",
     "ScriptedModel": "agentspan.testing.scripted",
     "read_ledger": "agentspan.testing.scripted",
     "Failure": "agentspan.testing.scripts",

@@ -114,9 +114,10 @@ def test_the_first_program_is_killed_and_resumes(model: ModelServer, tmp_path: P
     mails = [asks("send_mail", f'{{"to": "{to}"}}') for to in ("Ada", "Grace", "Margaret")]
     play(model, *mails, text("All three have it."))
     owner = Server(private_home(), OPENAI_BASE_URL=model.url)  # Never started: the program brings up its own.
+    process = launch(PROGRAMS["AgentSpan"], owner, tmp_path)
     try:
-        process = launch(PROGRAMS["AgentSpan"], owner, tmp_path)
-        until("the second model call", lambda: len(model.calls_by_key) >= 2)
+        until("the second model call", lambda: process.poll() is not None or len(model.calls_by_key) >= 2)
+        assert process.poll() is None, "".join(process.communicate())
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         execution_id = (tmp_path / "interrupted_execution_id").read_text()
@@ -138,6 +139,7 @@ def test_the_first_program_is_killed_and_resumes(model: ModelServer, tmp_path: P
     finally:
         for pid in owner.processes():
             kill(pid)  # Ray's helpers outlive a killed cluster by a minute.
+        process.communicate()
         owner.dispose()
 
 
