@@ -309,7 +309,9 @@ class ServerGoneError(ServerUnavailableError):
 class ServerTimeoutError(ServerError, TimeoutError):
     """A deadline passed before the answer came. The execution is left alone."""
 
-    template = "{what} did not come within {timeout_s} s. Execution {execution_id!r} was left alone; ask again any time."
+    template = (
+        "{what} did not come within {timeout_s} s. Execution {execution_id!r} was left alone; ask again any time."
+    )
 
 
 class RuntimeClosedError(ServerError):

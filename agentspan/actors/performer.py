@@ -38,8 +38,11 @@ from agentspan.errors import (
     TerminalToolError,
     ToolArgumentsError,
     UnknownExecutionError,
+    UnstorableValueError,
 )
 from agentspan.models.base import Model, ModelReply, ModelRequest
+from agentspan.persistence.bodies import RECORD_SPARE_DEPTH
+from agentspan.persistence.codec import pack
 from agentspan.persistence.loading import load_state
 from agentspan.persistence.store import Store
 
@@ -109,7 +112,9 @@ class AgentPerformer:
             model = self._model(self.agent.model, self.spec.base_url)
             reply = await model.complete(request, on_token=on_token)
         except ModelRetryableError as problem:
-            return self._model_failed(effect, problem, retry_after_s=problem.facts.get("retry_after_s"))
+            return self._model_failed(
+                effect, problem, frame.model_failures, retry_after_s=problem.facts.get("retry_after_s")
+            )
         except ModelError as problem:
             return r.ModelFailed(
                 at=self._clock(),
@@ -137,16 +142,18 @@ class AgentPerformer:
         )
         return record
 
-    def _model_failed(self, effect: CallModel, problem: ModelError, *, retry_after_s: float | None) -> r.ModelFailed:
+    def _model_failed(
+        self, effect: CallModel, problem: ModelError, failures: int, *, retry_after_s: float | None
+    ) -> r.ModelFailed:
         now = self._clock()
         retry_at = None
         error = _text(problem)
-        if effect.attempt <= self._settings.model_retries_max:
-            backoff = min(MODEL_BACKOFF_MAX_S, MODEL_BACKOFF_S * 2.0 ** (effect.attempt - 1))
+        if failures < self._settings.model_retries_max:
+            backoff = min(MODEL_BACKOFF_MAX_S, MODEL_BACKOFF_S * 2.0**failures)
             # Jitter keeps many executions that failed together from coming back together.
             retry_at = now + max(retry_after_s or 0.0, backoff * random.uniform(0.5, 1.0))
         else:
-            error = f"{error} (gave up after {effect.attempt} attempts)"
+            error = f"{error} (gave up after {failures + 1} failed attempts)"
         return r.ModelFailed(
             at=now, path=effect.path, attempt=effect.attempt, error=error, error_type=_type(problem), retry_at=retry_at
         )
@@ -224,7 +231,7 @@ class AgentPerformer:
         except (Exception, SystemExit, asyncio.CancelledError) as problem:
             if _is_ours(problem):
                 raise
-            record = self._tool_failed(effect, tool, problem)
+            record = self._tool_failed(effect, tool, problem, call.failures)
         else:
             record = r.ToolReturned(
                 at=self._clock(),
@@ -271,7 +278,7 @@ class AgentPerformer:
             tool_name=tool.name,
         )
 
-    def _tool_failed(self, effect: CallTool, tool: ToolDef, problem: BaseException) -> r.ToolFailed:
+    def _tool_failed(self, effect: CallTool, tool: ToolDef, problem: BaseException, failures: int) -> r.ToolFailed:
         now = self._clock()
         if isinstance(problem, TimeoutError) and tool.timeout_seconds:
             error = f"The tool {tool.name!r} did not finish within {tool.timeout_seconds:g} s."
@@ -281,7 +288,7 @@ class AgentPerformer:
             error = f"{_type(problem)}: {_text(problem)}"
         # Bad arguments stay bad, and a result that cannot be recorded means that the tool has done its work already.
         final = isinstance(problem, (TerminalToolError, UnrecordableResultError, ToolArgumentsError))
-        retries_left = effect.attempt <= tool.retry_count and not final
+        retries_left = failures < tool.retry_count and not final
         return r.ToolFailed(
             at=now,
             path=effect.path,
@@ -290,7 +297,7 @@ class AgentPerformer:
             attempt=effect.attempt,
             error=error,
             error_type=_type(problem),
-            retry_at=now + tool.spec().delay_before(effect.attempt + 1) if retries_left else None,
+            retry_at=now + tool.spec().delay_before(failures + 2) if retries_left else None,
         )
 
     # --- the agent's own callables
@@ -365,8 +372,10 @@ def _plain(result: Any, tool: str) -> Any:
     if result is None or type(result) in (str, int, bool):
         return result
     try:
-        return to_jsonable_python(result, inf_nan_mode="constants")
-    except (PydanticSerializationError, ValueError, RecursionError) as problem:
+        plain = to_jsonable_python(result, inf_nan_mode="constants")
+        pack({"result": plain}, spare_depth=RECORD_SPARE_DEPTH)  # What the store would refuse (too deep, too large) must be known before it counts as done.
+        return plain
+    except (PydanticSerializationError, UnstorableValueError, ValueError, RecursionError) as problem:
         raise UnrecordableResultError(
             f"The tool {tool!r} ran, but what it returned ({_type(result)}) cannot be recorded: {_text(problem)}. "
             "Return JSON data, a dataclass or a pydantic model."

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from agentspan.actors.fleet import ActorGone, ActorHandle, Fleet
 from agentspan.actors.shelf import Shelf, Standby
@@ -88,7 +89,8 @@ class Supervision:
         self._slots = asyncio.Semaphore(settings.starts_at_once)
         self.shelf = Shelf(fleet, size=settings.standby, mint=mint, slots=self._slots)
         self._residents: dict[str, _Resident] = {}
-        self._changed: dict[str, asyncio.Event] = {}
+        # Weak: an event lasts as long as somebody waits on it.
+        self._changed: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._scanner: asyncio.Task[None] | None = None
         self._failures: dict[str, str] = {}
@@ -241,7 +243,10 @@ class Supervision:
 
     def ticket(self, execution_id: str) -> asyncio.Event:
         """Set when the execution next begins or ends a residence. Take it before looking, so that nothing is missed."""
-        return self._changed.setdefault(execution_id, asyncio.Event())
+        event = self._changed.get(execution_id)
+        if event is None:
+            event = self._changed[execution_id] = asyncio.Event()
+        return event
 
     async def wait_settled(self, execution_id: str, timeout_s: float) -> bool:
         """Wait until the execution has ended (or is quarantined). False when `timeout_s` passed first."""

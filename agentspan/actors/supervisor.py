@@ -81,10 +81,13 @@ class RayActor:
                 await asyncio.sleep(UNAVAILABLE_PAUSE_S)
 
     async def ping(self, timeout_s: float) -> dict[str, Any]:
-        try:
-            return await _settle(self._handle.ping.remote(), timeout_s)
-        except ActorUnavailableError as problem:
-            raise TimeoutError(str(problem)) from problem
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    return await _settle(self._handle.ping.remote())
+                except ActorUnavailableError:
+                    # A lost connection is not a hung actor yet; it has until the deadline to come back.
+                    await asyncio.sleep(UNAVAILABLE_PAUSE_S)
 
     async def poke(self, execution_id: str) -> None:
         try:
@@ -180,9 +183,7 @@ class SupervisorActor:
     async def _open(self) -> Desk:
         config = self._config
         store = await open_store(config.host.store_url)
-        supervision = Supervision(
-            store, RayFleet(config.host), settings=config.settings, mint=mint_execution_id
-        )
+        supervision = Supervision(store, RayFleet(config.host), settings=config.settings, mint=mint_execution_id)
         await supervision.start()
         self._bell = await listen(Path(config.host.key_path).parent, supervision.ring)
         key = Path(config.host.key_path).read_bytes()

@@ -62,7 +62,7 @@ class ToolSpec:
     """HUMAN only: JSON schema the answer must fit."""
 
     def delay_before(self, attempt: int) -> float:
-        """Seconds to wait before `attempt` (2 is the first retry)."""
+        """Seconds to wait before `attempt` (2 is the first retry), attempts lost in a crash not counted."""
         retries = attempt - 2
         match self.retry_policy:
             case RetryPolicy.FIXED:

@@ -51,7 +51,7 @@ def admit(state: ExecutionState, signal: Signal, now: float) -> r.AnyRecord | No
     for frame, call in state.open_asks():
         if call.call_id != signal.call_id or call.ask == "message":
             continue
-        if signal.arguments_hash not in (None, call.plan.arguments_hash):
+        if signal.arguments_hash not in (None, call.arguments_hash):
             return None
         return r.Decided(
             at=now,

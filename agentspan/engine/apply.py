@@ -116,7 +116,7 @@ def _recovered(state: ExecutionState, record: r.Recovered) -> None:
 def _model_answered(state: ExecutionState, record: r.ModelAnswered) -> None:
     frame = _awaiting_model(state, record)
     frame.turn += 1
-    frame.model_attempt, frame.model_retry_at = 1, None
+    frame.model_attempt, frame.model_failures, frame.model_retry_at = 1, 0, None
     frame.last_finish = record.finish_reason
     state.model_calls += 1
     state.prompt_tokens += record.prompt_tokens
@@ -160,6 +160,7 @@ def _model_failed(state: ExecutionState, record: r.ModelFailed) -> None:
         frame.model_error = record.error
     else:
         frame.model_attempt = record.attempt + 1
+        frame.model_failures += 1
         frame.model_retry_at = record.retry_at
 
 
@@ -176,6 +177,7 @@ def _tool_failed(state: ExecutionState, record: r.ToolFailed) -> None:
     frame, call = _call(state, record, "ready")
     if record.retry_at is not None:
         call.attempt, call.retry_at = record.attempt + 1, record.retry_at
+        call.failures += 1
         return
     _done(call, "failed", error=record.error)
     _close_turn(state, frame)

@@ -81,6 +81,10 @@ def decide(state: ExecutionState, spec: AgentSpec, now: float) -> Decision:
         return decision
     decision.wake_by(state.deadline_at)
     if state.paused:
+        if state.stopping:
+            # Nothing new is started while it is held, so a stop has only what is under way to wait for.
+            decision.records.append(_stopped(state, now))
+            decision.drain = True
         return decision
     if not state.session_loaded:
         decision.effects.append(LoadSession(str(state.session_from)))
@@ -228,7 +232,7 @@ def _interrupted(path: str, call: Call, spec: AgentSpec) -> r.InterruptedCall:
         attempt=call.attempt,
         action=on_crash.value,
         arguments=call.arguments if ask else None,
-        arguments_hash=call.plan.arguments_hash if ask else "",
+        arguments_hash=call.arguments_hash if ask else "",
     )
 
 

@@ -6,14 +6,13 @@ is bound to is taken here, over the arguments as they were validated.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agentspan.agents.spec import AgentSpec, ToolKind
 from agentspan.engine.decide import ask_for
+from agentspan.engine.hashing import arguments_hash
 from agentspan.engine.records import PlannedCall
 from agentspan.engine.state import Frame
 
@@ -81,9 +80,3 @@ def _plan(call: RequestedCall, call_id: str, count: int, spec: AgentSpec, valida
         response_schema=tool.response_schema if ask == "question" else None,
         parameters=tool.parameters if ask == "approval" else None,
     )
-
-
-def arguments_hash(name: str, arguments: dict[str, Any]) -> str:
-    """The hash that binds a decision to a tool and its arguments: 16 hex digits of blake2b over canonical JSON."""
-    text = json.dumps([name, arguments], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

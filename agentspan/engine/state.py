@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from agentspan.agents.results import FinishReason, Status
+from agentspan.engine.hashing import arguments_hash
 from agentspan.engine.records import Ask, PlannedCall
 
 FORMAT = 1
@@ -34,6 +35,8 @@ class Call:
     """What it runs with: the model's arguments, or a person's edit of them."""
     attempt: int = 1
     """The attempt that is running or runs next, from 1."""
+    failures: int = 0
+    """Attempts that failed by themselves; one lost in a crash is not among them, so it takes no retry away."""
     retry_at: float | None = None
     outcome: Outcome = ""
     result: Any = None
@@ -50,6 +53,11 @@ class Call:
     @property
     def name(self) -> str:
         return self.plan.name
+
+    @property
+    def arguments_hash(self) -> str:
+        """Binds a decision to what the call would run with now."""
+        return arguments_hash(self.name, self.arguments or {})
 
     @property
     def edited(self) -> dict[str, Any] | None:
@@ -85,6 +93,8 @@ class Frame:
     turn: int = 0
     """Model answers on record."""
     model_attempt: int = 1
+    model_failures: int = 0
+    """Attempts at the current turn that failed by themselves; see `Call.failures`."""
     model_retry_at: float | None = None
     model_error: str | None = None
     """The error that ended the frame, once no retry is left."""

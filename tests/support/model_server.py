@@ -219,7 +219,8 @@ class ModelServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._loop is not None and self._thread is not None
+        assert self._loop is not None
+        assert self._thread is not None
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
 

@@ -47,6 +47,7 @@ async def perform(function: Any, *, attempt: int = 1, state: ExecutionState | No
     name = getattr(function, "__name__", "tool")
     if state is None:
         state = state_of([started(), answered(plan("c1", name))])
+        state.root.calls[0].failures = attempt - 1
     return await performer_of(hero(function), **options).call_tool(state, CallTool("", "c1", attempt))
 
 
@@ -325,6 +326,7 @@ async def ask(
     agent: Agent, model: Any, records: Sequence[r.AnyRecord] = (), *, attempt: int = 1, **options: Any
 ) -> Any:
     state = state_of([started(), *records])
+    state.root.model_failures = attempt - 1
     return await performer_of(agent, model, **options).call_model(state, CallModel("", state.root.turn + 1, attempt))
 
 
@@ -371,7 +373,7 @@ async def test_a_passing_failure_is_tried_again_after_what_the_provider_asked_fo
     assert record.retry_at == T0 + 30
     record = await ask(hero(), model, attempt=3, settings=PerformerSettings(model_retries_max=2))
     assert record.retry_at is None
-    assert "gave up after 3 attempts" in record.error
+    assert "gave up after 3 failed attempts" in record.error
 
 
 async def test_backoff_grows_with_the_attempts_and_is_bounded():
@@ -583,3 +585,28 @@ async def test_a_conversation_that_is_lost_does_not_lose_the_new_prompt(caplog: 
     record = await performer_of(hero()).load_session(state_of([started()]), LoadSession("ex-99"))
     assert record.messages == []  # type: ignore[union-attr]
     assert "session.lost" in caplog.text
+
+
+async def test_an_attempt_lost_in_a_crash_takes_no_retry_away():
+    @tool(retry_count=1, retry_delay_seconds=3, retry_policy="fixed")
+    async def fails(x: int) -> str:
+        raise ValueError("no")
+
+    state = state_of([started(), answered(plan("c1", "fails"))])
+    performer = performer_of(hero(fails))
+    assert (await performer.call_tool(state, CallTool("", "c1", 5))).retry_at == T0 + 3
+    state.root.calls[0].failures = 1
+    assert (await performer.call_tool(state, CallTool("", "c1", 6))).retry_at is None
+
+
+async def test_a_result_too_deep_to_store_is_told_to_the_model_and_not_tried_again():
+    @tool
+    async def deep(x: int) -> list[Any]:
+        value: list[Any] = []
+        for _ in range(240):
+            value = [value]
+        return value
+
+    record = await perform(deep)
+    assert record.retry_at is None
+    assert "cannot be recorded" in record.error

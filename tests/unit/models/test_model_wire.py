@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from agentspan.models.wire import StreamedReply, assistant_message, encode_reque
 
 REQUEST = ModelRequest(model="openai/gpt-4o", messages=[{"role": "user", "content": "hi"}], idempotency_key="e1/0")
 ENDPOINT = resolve("openai/gpt-4o", environ={"OPENAI_API_KEY": "sk"})
-NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def completion(message: dict[str, Any], **more: Any) -> dict[str, Any]:
