@@ -20,7 +20,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from agentspan.actors.desk import unpack_error
 from agentspan.actors.residence import HostConfig
 from agentspan.actors.shipping import load_key
-from agentspan.actors.supervision import SupervisionSettings
+from agentspan.actors.stay import SupervisionSettings
 from agentspan.actors.supervisor import SUPERVISOR, SupervisorActor, SupervisorConfig
 from agentspan.config import NAMESPACE, Settings
 from agentspan.errors import (

@@ -111,7 +111,7 @@ class Driver:
         self._wake.set()
 
     def let_go(self) -> None:
-        """End this incarnation at the next step border, cleanly. Call it on the driver's loop."""
+        """End this incarnation cleanly as soon as nothing is in flight. Call it on the driver's loop."""
         self._let_go = True
         self._wake.set()
 
@@ -158,8 +158,7 @@ class Driver:
                 return Outcome(ended="finished", status=state.status.value)
             if self._let_go and not self._flying:
                 return await self._leave("handed_over")
-            if not self._let_go:
-                self._launch(self._decision.effects)
+            self._launch(self._decision.effects)
             if not await self._wait():
                 return await self._leave("hibernated")
 

@@ -36,6 +36,10 @@ class ActorHandle(Protocol):
 
     async def poke(self, execution_id: str) -> None: ...
 
+    async def let_go(self, execution_id: str) -> None:
+        """Ask for the run to end, cleanly, as soon as nothing is in flight."""
+        ...
+
     async def poll(
         self, execution_id: str, after: int, after_token: int, timeout_s: float, tokens: bool
     ) -> dict[str, Any] | None: ...

@@ -373,7 +373,8 @@ def _plain(result: Any, tool: str) -> Any:
         return result
     try:
         plain = to_jsonable_python(result, inf_nan_mode="constants")
-        pack({"result": plain}, spare_depth=RECORD_SPARE_DEPTH)  # What the store would refuse (too deep, too large) must be known before it counts as done.
+        # What the store would refuse (too deep, too large) must be known before it counts as done.
+        pack({"result": plain}, spare_depth=RECORD_SPARE_DEPTH)
         return plain
     except (PydanticSerializationError, UnstorableValueError, ValueError, RecursionError) as problem:
         raise UnrecordableResultError(

@@ -5,10 +5,9 @@
       │                  died │  └──hibernated──▶ at rest ──signal, timer──▶ take over again
       └── found by scan       └─recreated, epoch + 1
 
-Each resident execution has one task here (`_look_after`) that lives from take-over to the end of residence: it raises the
-epoch, creates or reuses the actor, awaits its long `run` call, and does so again when the actor dies. The task holds
-nothing that is not in the store: a new supervisor finds the living actors by name, attaches to their runs, and treats
-whatever else the store calls unfinished as crashed or due. Every public method may be delivered twice.
+Each resident execution has a `Stay`, which sees it through, crashes included. What is held here is nothing that is not in
+the store: a new supervisor finds the living actors by name, attaches to their runs, and treats whatever else the store
+calls unfinished as crashed or due. Every public method may be delivered twice.
 """
 
 from __future__ import annotations
@@ -16,57 +15,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
 from typing import Any
 from weakref import WeakValueDictionary
 
-from agentspan.actors.fleet import ActorGone, ActorHandle, Fleet
+from agentspan.actors.fleet import ActorGone, Fleet
 from agentspan.actors.shelf import Shelf, Standby
+from agentspan.actors.stay import Stay, SupervisionSettings, Surroundings
 from agentspan.agents.results import Status
 from agentspan.engine import records as r
 from agentspan.engine.admit import Signal
-from agentspan.engine.apply import apply
 from agentspan.errors import (
     AgentNotFoundError,
-    CorruptRecordError,
-    ExecutionFinishedError,
-    StaleEpochError,
     StoreUnavailableError,
     UnknownExecutionError,
     UnstorableValueError,
 )
-from agentspan.persistence.loading import load_state
-from agentspan.persistence.store import Commit, ExecutionRow, JournalEntry, NewExecution, RowChange, Store
+from agentspan.persistence.store import ExecutionRow, NewExecution, Store
 
 log = logging.getLogger("agentspan.supervision")
 
-BACKOFF_MAX_S = 30.0
 SETTLED = frozenset(status.value for status in Status if status.is_settled)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SupervisionSettings:
-    """Times in seconds; meanings as in `agentspan.config.Settings`."""
-
-    standby: int = 2
-    recoveries_max: int = 5
-    recovery_backoff_s: float = 0.5
-    scan_interval_s: float = 2.0
-    ping_timeout_s: float = 15.0
-    starts_at_once: int = 2
-
-
-@dataclass(slots=True)
-class _Resident:
-    """One execution that has, or is getting, an actor."""
-
-    task: asyncio.Task[None] | None = None
-    actor: ActorHandle | None = None
-    run: asyncio.Task[dict[str, Any]] | None = None
-    hung: bool = False
-    tokens: bool = False
-    pinging: bool = False
 
 
 class Supervision:
@@ -88,13 +57,16 @@ class Supervision:
         self._mint = mint
         self._slots = asyncio.Semaphore(settings.starts_at_once)
         self.shelf = Shelf(fleet, size=settings.standby, mint=mint, slots=self._slots)
-        self._residents: dict[str, _Resident] = {}
+        self._around = Surroundings(
+            store=store, fleet=fleet, shelf=self.shelf, slots=self._slots, settings=settings, clock=clock
+        )
+        self._stays: dict[str, Stay] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         # Weak: an event lasts as long as somebody waits on it.
         self._changed: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._scanner: asyncio.Task[None] | None = None
-        self._failures: dict[str, str] = {}
-        self._answers: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._starting = asyncio.Lock()
 
@@ -107,9 +79,9 @@ class Supervision:
                 return
             self._stopping = False
             rows = await self._store.unfinished()
-            unfinished = {row.execution_id for row in rows}
+            known = {row.execution_id for row in rows} | {row.host.get("actor") for row in rows}
             for name in await self._fleet.names():
-                if name not in unfinished:
+                if name not in known:
                     # A standby of the last supervisor, or an actor whose execution ended: nobody waits for it.
                     actor = await self._fleet.find(name)
                     if actor is not None:
@@ -125,8 +97,9 @@ class Supervision:
             self._stopping = True
             scanner, self._scanner = self._scanner, None
             tasks: list[asyncio.Task[Any]] = [scanner] if scanner is not None else []
-            for resident in self._residents.values():
-                tasks += [task for task in (resident.task, resident.run) if task is not None]
+            tasks += self._tasks.values()
+            for stay in self._stays.values():
+                tasks += stay.tasks()
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -206,9 +179,12 @@ class Supervision:
 
     def ring(self, execution_id: str) -> None:
         """Somebody stored a signal for an execution: look at its inbox soon. Unknown IDs are ignored."""
-        task = asyncio.create_task(self._answer(execution_id))
-        self._answers.add(task)
-        task.add_done_callback(self._answers.discard)
+        self._run_errand(self._answer(execution_id))
+
+    def _run_errand(self, errand: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     async def _answer(self, execution_id: str) -> None:
         try:
@@ -219,12 +195,12 @@ class Supervision:
             await self._nudge(execution_id)
 
     async def _nudge(self, execution_id: str) -> None:
-        resident = self._residents.get(execution_id)
-        if resident is None:
+        stay = self._stays.get(execution_id)
+        if stay is None:
             self._care_for(execution_id)
-        elif resident.actor is not None:
+        elif stay.actor is not None:
             try:
-                await resident.actor.poke(execution_id)
+                await stay.actor.poke(execution_id)
             except ActorGone:
                 pass  # Its successor reads the inbox when it starts.
 
@@ -232,12 +208,12 @@ class Supervision:
         self, execution_id: str, after: int, after_token: int, timeout_s: float, tokens: bool
     ) -> dict[str, Any] | None:
         """Live events of a resident execution; None when the caller should read the store (and may ask again)."""
-        resident = self._residents.get(execution_id)
-        if resident is None or resident.actor is None:
+        stay = self._stays.get(execution_id)
+        if stay is None or stay.actor is None:
             return None
-        resident.tokens = resident.tokens or tokens
+        stay.tokens = stay.tokens or tokens
         try:
-            return await resident.actor.poll(execution_id, after, after_token, timeout_s, tokens)
+            return await stay.actor.poll(execution_id, after, after_token, timeout_s, tokens)
         except ActorGone:
             return None
 
@@ -267,7 +243,7 @@ class Supervision:
 
     def residents(self) -> list[str]:
         """The executions that have an actor, or are getting one."""
-        return list(self._residents)
+        return list(self._stays)
 
     # --- looking after one execution
 
@@ -279,139 +255,29 @@ class Supervision:
     def _care_for(
         self, execution_id: str, *, standby: Standby | None = None, attach: bool = False, tokens: bool = False
     ) -> None:
-        if self._stopping or execution_id in self._residents:
+        if self._stopping or execution_id in self._stays:
             if standby is not None:
                 standby.actor.kill()  # The scan was faster and has another actor for it.
             return
         timer = self._timers.pop(execution_id, None)
         if timer is not None:
             timer.cancel()
-        resident = self._residents[execution_id] = _Resident(tokens=tokens)
-        resident.task = asyncio.create_task(self._look_after(execution_id, resident, standby, attach))
+        stay = Stay(execution_id, self._around, announce=lambda: self._announce(execution_id), tokens=tokens)
+        self._stays[execution_id] = stay
+        self._tasks[execution_id] = asyncio.create_task(self._see_through(stay, standby, attach))
 
-    async def _look_after(self, execution_id: str, resident: _Resident, standby: Standby | None, attach: bool) -> None:
+    async def _see_through(self, stay: Stay, standby: Standby | None, attach: bool) -> None:
+        execution_id = stay.execution_id
         outcome: dict[str, Any] = {}
         try:
-            if attach:
-                outcome = await self._attach(execution_id, resident)
-            while outcome.get("ended") not in ("finished", "hibernated", "stale", "given_up"):
-                outcome = await self._one_life(execution_id, resident, standby)
-                standby = None
-        except (ExecutionFinishedError, StaleEpochError) as problem:
-            log.info("residence.over", extra={"execution_id": execution_id, "problem": str(problem)})
-        except CorruptRecordError as problem:
-            await self._store.quarantine(execution_id, error=str(problem))
-        except Exception:
-            # The scan comes back to it; nothing is lost, and an error that stays is one that operators must see.
-            log.exception("residence.failed", extra={"execution_id": execution_id})
+            outcome = await stay.go(standby, attach=attach)
         finally:
+            del self._stays[execution_id], self._tasks[execution_id]
             if not self._stopping:
-                self._end_process(resident, standby)
-            self._residents.pop(execution_id, None)
-            self._failures.pop(execution_id, None)
+                self._run_errand(stay.leave())
             self._announce(execution_id)
         if outcome.get("ended") == "hibernated":
             await self._at_rest(execution_id, outcome.get("wake_at"))
-
-    def _end_process(self, resident: _Resident, standby: Standby | None) -> None:
-        if resident.actor is not None:
-            resident.actor.kill()
-        elif standby is not None:
-            standby.actor.kill()
-
-    async def _attach(self, execution_id: str, resident: _Resident) -> dict[str, Any]:
-        """Await a run that the last supervisor started, if its actor lives."""
-        actor = await self._fleet.find(execution_id)
-        if actor is None:
-            return {"ended": "died"}
-        resident.actor = actor
-        self._announce(execution_id)
-        resident.run = asyncio.create_task(actor.attach(execution_id))
-        return await self._watch(execution_id, resident)
-
-    async def _one_life(self, execution_id: str, resident: _Resident, standby: Standby | None) -> dict[str, Any]:
-        """One incarnation: raise the epoch, have an actor, run. The order is what makes it safe (P4)."""
-        taken = await self._store.take_over(execution_id, host=standby.host if standby else {"actor": execution_id})
-        if taken.crashes > self._settings.recoveries_max:
-            await self._give_up(execution_id, taken.epoch, taken.crashes)
-            return {"ended": "given_up"}
-        if taken.crashes > 1:
-            backoff = self._settings.recovery_backoff_s * 2.0 ** (taken.crashes - 2)
-            await asyncio.sleep(min(BACKOFF_MAX_S, backoff))
-        if taken.crashed:
-            log.warning("execution.recovering", extra={"execution_id": execution_id, "epoch": taken.epoch})
-        try:
-            if standby is not None:
-                resident.actor = standby.actor
-            elif resident.actor is None:
-                async with self._slots:
-                    resident.actor = await self._fleet.create(execution_id)
-        except ActorGone as problem:
-            log.warning("actor.not_started", extra={"execution_id": execution_id, "problem": str(problem)})
-            return {"ended": "died"}
-        self._announce(execution_id)
-        actor = resident.actor
-        assert actor is not None
-        resident.run = asyncio.create_task(actor.run(execution_id, taken.epoch, taken.crashed, resident.tokens))
-        return await self._watch(execution_id, resident)
-
-    async def _watch(self, execution_id: str, resident: _Resident) -> dict[str, Any]:
-        assert resident.run is not None
-        try:
-            outcome = await resident.run
-        except ActorGone as problem:
-            log.warning("actor.died", extra={"execution_id": execution_id, "problem": str(problem)[:500]})
-            resident.actor = None
-            return {"ended": "died"}
-        except asyncio.CancelledError:
-            if not resident.hung:
-                raise
-            log.warning("actor.hung", extra={"execution_id": execution_id})
-            if resident.actor is not None:
-                resident.actor.kill()
-            resident.actor = None
-            return {"ended": "died"}
-        except CorruptRecordError:
-            raise
-        except Exception as problem:
-            # The driver itself failed (code that cannot be loaded, a broken invariant). The next life is a new process.
-            log.warning("run.failed", extra={"execution_id": execution_id, "problem": repr(problem)[:2000]})
-            if resident.actor is not None:
-                resident.actor.kill()
-            resident.actor = None
-            self._failures[execution_id] = str(problem)[:2000]
-            return {"ended": "died"}
-        finally:
-            resident.run = None
-            resident.hung = False
-        return outcome
-
-    async def _give_up(self, execution_id: str, epoch: int, crashes: int) -> None:
-        """End an execution that keeps killing its process, saying which step did (a clear error, not a loop)."""
-        loaded = await self._store.load(execution_id)
-        state = load_state(loaded)
-        why = self._failures.pop(execution_id, "its process died each time")
-        step = loaded.row.current_task or "its next step"
-        error = (
-            f"Gave up after {crashes} crashes in a row without progress in {step}: {why}. "
-            f"The journal is intact; see `agent-span show {execution_id}`."
-        )
-        now, output = self._clock(), state.root.answer or None
-        record = r.Finished(at=now, status="FAILED", finish_reason="error", error=error, output=output)
-        apply(state, record)
-        await self._store.commit(
-            Commit(
-                execution_id=execution_id,
-                epoch=epoch,
-                entries=[
-                    JournalEntry(seq=state.seq, kind=record.KIND, body=r.to_plain(record), events_to=state.events)
-                ],
-                seq=state.seq,
-                change=RowChange(
-                    status="FAILED", updated_at=record.at, resident=False, finish_reason="error", error=error
-                ),
-            )
-        )
 
     async def _at_rest(self, execution_id: str, wake_at: float | None) -> None:
         """After a hibernation: whatever came in while it was leaving wakes it again; else its timer does."""
@@ -425,7 +291,7 @@ class Supervision:
             self._wake_later(execution_id, wake_at)
 
     def _wake_later(self, execution_id: str, wake_at: float) -> None:
-        if execution_id not in self._timers and execution_id not in self._residents:
+        if execution_id not in self._timers and execution_id not in self._stays:
             delay = max(0.0, wake_at - self._clock())
             loop = asyncio.get_running_loop()
             self._timers[execution_id] = loop.call_later(delay, self._timer_due, execution_id)
@@ -442,15 +308,16 @@ class Supervision:
             try:
                 for row in await self._store.unfinished():
                     self._consider(row)
-                    if row.inbox and row.execution_id in self._residents:
+                    if row.inbox and row.execution_id in self._stays:
                         await self._nudge(row.execution_id)
             except StoreUnavailableError:
                 log.exception("scan.failed")
-            self._ping_all()
+            for stay in list(self._stays.values()):
+                self._run_errand(stay.ping())
 
     def _consider(self, row: ExecutionRow) -> None:
         """Give an actor to an execution that should have one."""
-        if row.execution_id in self._residents:
+        if row.execution_id in self._stays:
             return
         if row.resident:
             self._care_for(row.execution_id, attach=True)
@@ -461,22 +328,3 @@ class Supervision:
                 self._care_for(row.execution_id)
         elif row.wake_at is not None:
             self._wake_later(row.execution_id, row.wake_at)
-
-    def _ping_all(self) -> None:
-        for execution_id, resident in list(self._residents.items()):
-            if resident.actor is not None and resident.run is not None and not resident.pinging:
-                resident.pinging = True
-                asyncio.create_task(self._ping(execution_id, resident, resident.actor))  # noqa: RUF006
-
-    async def _ping(self, execution_id: str, resident: _Resident, actor: ActorHandle) -> None:
-        """An actor that leaves a ping unanswered for too long is hung: stopped, swapping, or on a lost node."""
-        try:
-            await actor.ping(self._settings.ping_timeout_s)
-        except TimeoutError:
-            if resident.actor is actor and resident.run is not None:
-                resident.hung = True
-                resident.run.cancel()
-        except ActorGone:
-            pass  # The run call says so too.
-        finally:
-            resident.pinging = False

@@ -28,7 +28,8 @@ from agentspan.actors.execution import ExecutionActor
 from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.fleet import ActorGone
 from agentspan.actors.residence import HostConfig
-from agentspan.actors.supervision import Supervision, SupervisionSettings
+from agentspan.actors.stay import SupervisionSettings
+from agentspan.actors.supervision import Supervision
 from agentspan.config import NAMESPACE
 from agentspan.persistence.opening import open_store
 
@@ -94,6 +95,12 @@ class RayActor:
             await _settle(self._handle.poke.remote(execution_id), CONTROL_TIMEOUT_S)
         except (ActorUnavailableError, TimeoutError):
             pass  # The scan pokes again while the inbox has something.
+
+    async def let_go(self, execution_id: str) -> None:
+        try:
+            await _settle(self._handle.let_go.remote(execution_id), CONTROL_TIMEOUT_S)
+        except (ActorUnavailableError, TimeoutError):
+            pass  # It stays where it is until it dies or rests.
 
     async def poll(
         self, execution_id: str, after: int, after_token: int, timeout_s: float, tokens: bool

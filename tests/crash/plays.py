@@ -294,9 +294,7 @@ PLAYS = [
         "session after a stop",
         agent(refund),
         ScriptedModel([call("refund", order="1"), "Where were we?"]),
-        session=Play(
-            "before", agent(refund), script(call("refund", order="1")), acts=[Act(asked("approval"), "stop")]
-        ),
+        session=Play("before", agent(refund), script(call("refund", order="1")), acts=[Act(asked("approval"), "stop")]),
     ),
     Play(
         "wake by approval",

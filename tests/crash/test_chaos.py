@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from agentspan.actors.supervision import Supervision, SupervisionSettings
+from agentspan.actors.stay import SupervisionSettings
+from agentspan.actors.supervision import Supervision
 from agentspan.agents import Agent, ToolContext, tool
 from agentspan.engine import records as r
 from agentspan.engine.admit import Signal

@@ -167,9 +167,7 @@ class Rivals(RuleBasedStateMachine):
         entries = []
         for record in records:
             apply(state, record)
-            entries.append(
-                JournalEntry(seq=state.seq, kind=record.KIND, body=to_plain(record), events_to=state.events)
-            )
+            entries.append(JournalEntry(seq=state.seq, kind=record.KIND, body=to_plain(record), events_to=state.events))
         still = {call.call_id for _, call in state.open_asks()}
         commit = Commit(
             execution_id=ID,
@@ -353,9 +351,7 @@ class Rivals(RuleBasedStateMachine):
         if not self.journal:
             return
         load_state(self.do(self.stores[1].load(ID)))
-        named = [
-            entry.body["signal_id"] for entry in self.do(self.stores[0].journal(ID)) if "signal_id" in entry.body
-        ]
+        named = [entry.body["signal_id"] for entry in self.do(self.stores[0].journal(ID)) if "signal_id" in entry.body]
         assert len(named) == len(set(named))
 
     def dump(self, store: Store) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def test_a_waiting_execution_has_no_process_and_wakes_on_the_decision(runtime: A
 def test_every_signal_reaches_it(runtime: AgentRuntime, ledger: Ledger, state: str) -> None:
     inbox = wait_for_message_tool(name="inbox", description="Wait for a message.")
     person = human_tool(name="person", description="Ask a person.")
-    script = ScriptedModel([call("work", n=1, hold=int(state == "awake")), call("inbox"), call("person", question="?"), say("end")])
+    first = call("work", n=1, hold=int(state == "awake"))
+    script = ScriptedModel([first, call("inbox"), call("person", question="?"), say("end")])
     agent = make_agent("listener", ledger, script, tools=[inbox, person])
     going, cancelled, stopped = (runtime.start(agent, "go") for _ in range(3))
     if state == "awake":
@@ -90,7 +91,7 @@ def test_a_blocking_tool_delays_neither_status_nor_cancel(runtime: AgentRuntime,
     result = blocked.join(30)
 
     assert result.status is Status.TERMINATED
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10  # The tool would have held it for ever.
 
 
 def test_tools_of_one_turn_run_at_the_same_time(runtime: AgentRuntime, ledger: Ledger) -> None:

@@ -60,7 +60,7 @@ def test_a_stream_goes_on_through_a_crash(runtime: AgentRuntime, ledger: Ledger)
 
 def test_text_streams_in_as_tokens_for_those_who_ask(runtime: AgentRuntime, ledger: Ledger) -> None:
     words = "one two three four five six"
-    agent = make_agent("speaker", ledger, ScriptedModel([after(0.6, say(words))]))
+    agent = make_agent("speaker", ledger, ScriptedModel([after(1.5, say(words))]))
 
     events = list(runtime.stream(agent, "go", tokens=True))
     plain = list(runtime.stream(agent, "go"))
@@ -88,21 +88,18 @@ def test_a_join_that_times_out_leaves_the_execution_alone(runtime: AgentRuntime,
 
 async def test_the_async_face(runtime: AgentRuntime, ledger: Ledger) -> None:
     handle = await runtime.start_async(two_steps(ledger), "go")
-    seen = []
 
-    async def read() -> None:
-        async for event in handle.stream_async():
-            seen.append(str(event.type))
+    async def read() -> list[str]:
+        return [str(event.type) async for event in handle.stream_async()]
 
     reading = asyncio.create_task(read())
     await asyncio.to_thread(ledger.entered, handle.execution_id)
     assert (await handle.get_status_async()).is_running
     await asyncio.to_thread(ledger.open, gate(handle.execution_id, 1))
     result = await handle
-    await asyncio.wait_for(reading, 20)
 
     assert result.output == "the end"
-    assert seen == KINDS
+    assert await asyncio.wait_for(reading, 20) == KINDS
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(runtime.run_async(two_steps(ledger), "go"), 0.5)  # Cancelling a wait cancels only it.
 

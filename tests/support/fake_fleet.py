@@ -115,9 +115,7 @@ class FakeActor:
         feed.wants_tokens = tokens
         store: Store = CrashingStore(self.fleet.store, self.process)
         model = CrashingModel(self.fleet.model, self.process)
-        performer = AgentPerformer(
-            self.fleet.agent, model=lambda name, url: model, store=store, feed=feed, clock=clock
-        )
+        performer = AgentPerformer(self.fleet.agent, model=lambda name, url: model, store=store, feed=feed, clock=clock)
         driver = Driver(
             execution_id=execution_id,
             epoch=epoch,
@@ -164,6 +162,12 @@ class FakeActor:
             raise ActorGone(self.name)
         if execution_id in self.tenants:
             self.tenants[execution_id].driver.poke()
+
+    async def let_go(self, execution_id: str) -> None:
+        if not self.alive:
+            raise ActorGone(self.name)
+        if execution_id in self.tenants:
+            self.tenants[execution_id].driver.let_go()
 
     async def poll(
         self, execution_id: str, after: int, after_token: int, timeout_s: float, tokens: bool

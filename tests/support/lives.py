@@ -103,7 +103,9 @@ class Ledger:
         self.violations: list[str] = []
         self.on_change: Callable[[], Any] | None = None
 
-    async def begin(self, key: str, name: str, attempt: int, look: Callable[[list[r.AnyRecord]], Sequence[str]]) -> None:
+    async def begin(
+        self, key: str, name: str, attempt: int, look: Callable[[list[r.AnyRecord]], Sequence[str]]
+    ) -> None:
         """Write down a try. `look` says what is wrong with it, given what is on record at this moment."""
         records = await records_of(self.disk, self.execution_id)
         self.violations += [f"{key}, attempt {attempt}: {fault}" for fault in look(records)]
@@ -503,9 +505,7 @@ def _twice(records: Sequence[r.AnyRecord]) -> list[str]:
     return faults
 
 
-TIMES = frozenset(
-    {"started_at", "updated_at", "deadline_at", "asked_at", "decided_at", "retry_at", "model_retry_at"}
-)
+TIMES = frozenset({"started_at", "updated_at", "deadline_at", "asked_at", "decided_at", "retry_at", "model_retry_at"})
 LIVES = frozenset({"seq", "events", "recoveries", "attempt", "attempts", "model_attempt"})
 
 

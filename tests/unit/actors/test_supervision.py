@@ -14,7 +14,8 @@ import pytest
 
 from agentspan.actors.fleet import ActorGone
 from agentspan.actors.shelf import Shelf
-from agentspan.actors.supervision import Supervision, SupervisionSettings
+from agentspan.actors.stay import SupervisionSettings
+from agentspan.actors.supervision import Supervision
 from agentspan.agents import Agent, ToolContext, tool
 from agentspan.engine import records as r
 from agentspan.engine.admit import Signal
@@ -65,9 +66,7 @@ class House:
         self.supervision = self.supervisor()
 
     def supervisor(self) -> Supervision:
-        return Supervision(
-            self.store, self.fleet, settings=self.settings, mint=lambda: next(self.ids), clock=clock
-        )
+        return Supervision(self.store, self.fleet, settings=self.settings, mint=lambda: next(self.ids), clock=clock)
 
     async def replace_supervisor(self) -> None:
         """Its process dies and another one takes its place; the actors do not notice."""
@@ -630,6 +629,88 @@ async def test_a_standby_that_died_on_the_shelf_is_replaced_when_it_is_taken():
         for actor in home.fleet.actors:
             actor.die()
         execution_id = await home.submit()
+        assert await home.end(execution_id) == "COMPLETED"
+        # Its rescuer came off the same shelf and was dead as well; the third life got an actor made for it.
+        assert home.fleet.runs == [(execution_id, epoch, epoch > 1) for epoch in (1, 2, 3)]
+
+
+# --- recovering on a standby, and going home
+
+
+async def rescued(home: House) -> tuple[str, Any]:
+    """An execution whose actor died in the middle of a tool, at work again on a standby."""
+    await home.supervision.shelf.wait_filled()
+    execution_id = await home.submit()
+    await home.at_work()
+    await home.supervision.shelf.wait_filled()
+    home.fleet.living(execution_id).die()
+    await home.at_work(2)
+    row = await home.store.row(execution_id)
+    return execution_id, home.fleet.living(row.host["actor"])
+
+
+@virtual
+async def test_a_recovery_goes_on_at_once_on_a_standby_and_then_moves_to_an_actor_of_its_own_name():
+    async with house(call("work"), call("work"), say("Done."), settings=SHELF) as home:
+        began = clock()
+        execution_id, rescuer = await rescued(home)
+        assert rescuer.name != execution_id
+        assert clock() - began < 4 * CREATE_S, "no process had to start between the death and the next step"
+        await until(lambda: execution_id in [name for name, _ in home.fleet.created[3:]])
+        home.gate.set()
+        assert await home.end(execution_id) == "COMPLETED"
+        assert home.fleet.runs == [(execution_id, 1, False), (execution_id, 2, True), (execution_id, 3, False)]
+        assert not rescuer.alive
+        keys = [key for key, _ in home.tries]
+        assert [attempt for _, attempt in home.tries] == [1, 2, 1], "moving home lost no attempt"
+        assert len(set(keys)) == 2
+
+
+@virtual
+async def test_a_new_supervisor_finds_an_execution_on_the_standby_that_rescued_it():
+    async with house(settings=SHELF) as home:
+        execution_id, rescuer = await rescued(home)
+        await home.replace_supervisor()
+        home.gate.set()
+        assert await home.end(execution_id) == "COMPLETED"
+        assert [attempt for _, attempt in home.tries] == [1, 2], "the run was joined, not begun again"
+        assert not rescuer.alive
+
+
+@virtual
+async def test_a_rescuer_that_dies_as_well_leaves_the_work_to_the_actor_made_ready_meanwhile():
+    async with house(settings=SHELF) as home:
+        execution_id, rescuer = await rescued(home)
+        rescuer.die()
+        home.gate.set()
+        assert await home.end(execution_id) == "COMPLETED"
+        assert [attempt for _, attempt in home.tries] == [1, 2, 3]
+        assert [name for name, _ in home.fleet.created].count(execution_id) == 2
+
+
+@virtual
+async def test_an_execution_that_ends_before_it_can_go_home_leaves_no_actor_behind():
+    async with house(settings=SHELF) as home:
+        execution_id, _ = await rescued(home)
+        home.gate.set()
+        assert await home.end(execution_id) == "COMPLETED"
+        await home.supervision.shelf.wait_filled()
+        await jump(5)
+        assert sum(actor.alive for actor in home.fleet.actors) == SHELF.standby
+
+
+@virtual
+async def test_an_execution_stays_where_it_was_rescued_when_no_other_actor_can_be_had():
+    async with house(settings=SHELF) as home:
+        await home.supervision.shelf.wait_filled()
+        execution_id = await home.submit()
+        await home.at_work()
+        await home.supervision.shelf.wait_filled()
+        home.fleet.failures = 10
+        home.fleet.living(execution_id).die()
+        await home.at_work(2)
+        await jump(3)
+        home.gate.set()
         assert await home.end(execution_id) == "COMPLETED"
         assert home.fleet.runs == [(execution_id, 1, False), (execution_id, 2, True)]
 
