@@ -36,6 +36,7 @@ class ModelRegistry:
         self._connect_timeout_s = connect_timeout_s
         self._models: dict[tuple[str, str | None], Model] = {}
         self._clients: Clients | None = None
+        self._is_rehearsed = False
 
     def get(self, model: str | Model, base_url: str | None = None) -> Model:
         """The model for `provider/model` or `scripted/<script>`; a `Model` is returned as it is.
@@ -69,8 +70,13 @@ class ModelRegistry:
         return OpenAIModel(endpoint, self._clients)
 
     async def warm(self) -> None:
-        """Import `openai` and load the certificate authorities in a thread, so that no call has to. Idempotent."""
+        """Import `openai`, load the certificate authorities and rehearse a call, so that no real one has to. Idempotent."""
         await asyncio.to_thread(_load)
+        if not self._is_rehearsed:
+            self._is_rehearsed = True
+            from agentspan.models.rehearsal import rehearse
+
+            await rehearse()
 
     async def aclose(self) -> None:
         """Close all connections. Idempotent; a registry that was closed starts anew."""

@@ -99,7 +99,9 @@ def test_decisions_that_fit_nothing_decide_nothing(runtime: AgentRuntime, ledger
 
 
 def test_arguments_that_do_not_fit_go_back_to_the_model(runtime: AgentRuntime, ledger: Ledger) -> None:
-    script = ScriptedModel([call("work", n="many", colour="red"), call("nothing_like_it"), call("work", n=2), say("ok")])
+    script = ScriptedModel(
+        [call("work", n="many", colour="red"), call("nothing_like_it"), call("work", n=2), say("ok")]
+    )
 
     result = runtime.run(make_agent("mender", ledger, script), "go", timeout=30)
 
@@ -115,7 +117,9 @@ def test_arguments_that_do_not_fit_go_back_to_the_model(runtime: AgentRuntime, l
 def test_a_prompt_of_ten_megabytes_works(runtime: AgentRuntime, ledger: Ledger) -> None:
     prompt = "0123456789" * 1_000_000
 
-    result = runtime.run(make_agent("reader", ledger, ScriptedModel([call("work", n=1), say("read")])), prompt, timeout=60)
+    result = runtime.run(
+        make_agent("reader", ledger, ScriptedModel([call("work", n=1), say("read")])), prompt, timeout=60
+    )
 
     assert result.output == "read"
     assert result.messages[0]["content"] == prompt

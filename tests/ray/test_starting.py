@@ -63,7 +63,9 @@ def test_a_new_version_leaves_the_running_execution_on_its_own(runtime: AgentRun
 
 def test_a_session_goes_on_where_its_last_execution_ended(runtime: AgentRuntime, ledger: Ledger) -> None:
     first = runtime.run(make_agent("talker", ledger, ScriptedModel("one")), "first", session_id="s1", timeout=30)
-    second = runtime.run(make_agent("talker", ledger, ScriptedModel("two", skip=1)), "second", session_id="s1", timeout=30)
+    second = runtime.run(
+        make_agent("talker", ledger, ScriptedModel("two", skip=1)), "second", session_id="s1", timeout=30
+    )
     other = runtime.run(make_agent("talker", ledger, ScriptedModel("one")), "other", session_id="s2", timeout=30)
 
     assert first.output == "one"

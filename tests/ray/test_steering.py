@@ -103,13 +103,17 @@ def test_tools_of_one_turn_run_at_the_same_time(runtime: AgentRuntime, ledger: L
         return f"{n} met"
 
     turn = calls(*(call("meet", n=n, total=12) for n in range(12)))
-    result = runtime.run(Agent("party", model=str(ScriptedModel([turn, say("all met")])), tools=[meet]), "go", timeout=40)
+    result = runtime.run(
+        Agent("party", model=str(ScriptedModel([turn, say("all met")])), tools=[meet]), "go", timeout=40
+    )
 
     assert result.output == "all met"
     assert [record.result for record in result.tool_calls] == [f"{n} met" for n in range(12)]
 
 
-def test_nothing_is_left_running_when_everything_has_ended(server: Server, runtime: AgentRuntime, ledger: Ledger) -> None:
+def test_nothing_is_left_running_when_everything_has_ended(
+    server: Server, runtime: AgentRuntime, ledger: Ledger
+) -> None:
     agent = make_agent("brief", ledger, ScriptedModel([call("work", n=1), say("done")]))
     for handle in [runtime.start(agent, "go") for _ in range(4)]:
         assert handle.join(60).output == "done"

@@ -211,9 +211,7 @@ async def test_outcomes_that_land_together_are_one_commit():
     await play.stage.say("", plan("c1"), plan("c2"), plan("c3"))
     await until(lambda: len(play.stage.running) == 3)
     for call_id in ("c2", "c1"):
-        play.stage.running[call_id].set_result(
-            r.ToolReturned(at=clock(), call_id=call_id, name="work", result=call_id)
-        )
+        play.stage.running[call_id].set_result(r.ToolReturned(at=clock(), call_id=call_id, name="work", result=call_id))
     await until(lambda: len(play.store.commits) == 2)
     assert play.store.kinds() == [["model"], ["tool", "tool"]]
     await play.stage.give("c3")

@@ -522,14 +522,18 @@ async def test_callbacks_hear_of_everything_and_their_failures_are_logged_and_ha
     apply(state, record)
     await performer.on_end(state, r.Finished(at=T0, status="COMPLETED", finish_reason="stop", output="Done."))
     hooks = [hook for hook, _ in heard]
-    assert hooks[::2] == hooks[1::2] == [
-        "on_agent_start",
-        "on_model_start",
-        "on_model_end",
-        "on_tool_start",
-        "on_tool_end",
-        "on_agent_end",
-    ]
+    assert (
+        hooks[::2]
+        == hooks[1::2]
+        == [
+            "on_agent_start",
+            "on_model_start",
+            "on_model_end",
+            "on_tool_start",
+            "on_tool_end",
+            "on_agent_end",
+        ]
+    )
     facts = dict(heard)
     assert facts["on_model_end"]["tool_calls"] == [{"name": "work", "arguments": {"x": 1}}]
     assert (facts["on_tool_end"]["result"], facts["on_tool_end"]["error"]) == ("ok", None)

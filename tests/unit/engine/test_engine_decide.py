@@ -210,7 +210,7 @@ def test_guidance_is_part_of_every_later_model_call_until_it_is_replaced():
         (decided("reject", reason="too much"), "A person rejected this call: too much", "rejected"),
         (decided("reject"), "A person rejected this call.", "rejected"),
         (decided("respond", value={"by": "hand"}), '{"by": "hand"}', "answered"),
-        (decided("respond", value=b"\x00raw"), '"b\'\\\\x00raw\'"', "answered"),
+        (decided("respond", value=b"\x00raw"), "\"b'\\\\x00raw'\"", "answered"),
     ],
 )
 def test_what_a_person_says_in_place_of_a_call_is_its_result(decision: r.Decided, result: str, outcome: str):
