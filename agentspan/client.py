@@ -38,6 +38,8 @@ class Connection(Protocol):
 
     async def call(self, verb: str, args: dict[str, Any], timeout_s: float) -> Any: ...
 
+    async def close(self) -> None: ...
+
 
 class Client:
     """A connection to the server of a home, or to the store alone, and what can be asked by execution ID."""
@@ -103,6 +105,8 @@ class Client:
 
     async def shutdown_async(self) -> None:
         """Let go of the connection, and end an embedded server. Idempotent. Executions are not affected."""
+        if self._connection is not None:
+            await self._connection.close()
         await asyncio.wrap_future(_ray_thread.submit(self._disconnect))
 
     def _disconnect(self) -> None:

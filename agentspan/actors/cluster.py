@@ -48,6 +48,9 @@ class RayConnection:
         self._is_up = is_up
         self._supervisor: Any = None
 
+    async def close(self) -> None:
+        """Nothing to let go of: the connection to Ray is the process's (see `link`)."""
+
     async def call(self, verb: str, args: dict[str, Any], timeout_s: float) -> Any:
         """Ask the supervisor; asks again while it restarts, because every verb is idempotent.
 

@@ -19,6 +19,8 @@ SETTINGS = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_health_check_initial_delay_ms": "1000",
+    # A worker that dies while it starts is noticed by this alone; an actor waits for it until then.
+    "RAY_worker_register_timeout_seconds": "30",
     # About 11 kB each are kept of dead actors.
     "RAY_maximum_gcs_destroyed_actor_cached_count": "10000",
     # Keep Ray's own notices off our users' terminals.

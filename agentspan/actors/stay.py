@@ -129,6 +129,8 @@ class Stay:
         self._is_pinging = True
         try:
             await actor.ping(self._around.settings.ping_timeout_s)
+            if self._home is not None and self.actor is actor:
+                await actor.let_go(self.execution_id)  # Said before, perhaps lost.
         except TimeoutError:
             if self.actor is actor and self._run is not None:
                 self._is_hung = True
@@ -156,6 +158,7 @@ class Stay:
         """A standby for the first recovery in a row. What crashes again and again gets a process of its own, with pauses."""
         if self._homecoming is not None:
             await asyncio.wait([self._homecoming])
+            self._homecoming = None
         if self._home is not None:
             self._move_home()
             return None

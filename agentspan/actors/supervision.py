@@ -272,9 +272,11 @@ class Supervision:
         try:
             outcome = await stay.go(standby, attach=attach)
         finally:
-            del self._stays[execution_id], self._tasks[execution_id]
+            self._announce(execution_id)
             if not self._stopping:
-                self._run_errand(stay.leave())
+                # Before anybody else may care for it: two stays would fight over the actor's name.
+                await stay.leave()
+            del self._stays[execution_id], self._tasks[execution_id]
             self._announce(execution_id)
         if outcome.get("ended") == "hibernated":
             await self._at_rest(execution_id, outcome.get("wake_at"))
