@@ -330,6 +330,8 @@ class Driver:
     async def _leave(self, ended: str) -> Outcome:
         # A signal that lands after this row change finds nobody resident and wakes a new incarnation; one that landed
         # before is in the inbox, which the supervisor looks at once this returns.
+        if self._decision.effects:
+            self._decision.wake_at = None  # Handed over with work to do: due now, whatever timer comes later.
         await self._write((), (), (), (), progress=False, resident=False)
         return Outcome(ended=ended, status=status_of(self._state).value, wake_at=self._decision.wake_at)
 

@@ -13,6 +13,7 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from weakref import WeakSet
 
 from agentspan.errors import ServerError
 
@@ -34,6 +35,18 @@ class Descriptor:
     """It lives inside a user's program and ends with it."""
     ray_client: str | None = None
     """`ray://host:port`, when the Ray Client port is open."""
+
+
+_held: WeakSet[Lease] = WeakSet()
+
+
+def _forget_in_child() -> None:
+    """A forked child is not the server, and must not keep the lock when the parent is gone."""
+    for lease in list(_held):
+        lease.forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class Lease:
@@ -63,6 +76,7 @@ class Lease:
             return False
         self._path.unlink(missing_ok=True)
         self._file = file
+        _held.add(self)
         return True
 
     def publish(self, descriptor: Descriptor) -> None:
@@ -84,6 +98,12 @@ class Lease:
         file, self._file = self._file, None
         if file is not None:
             self._path.unlink(missing_ok=True)
+            os.close(file)
+
+    def forget(self) -> None:
+        """Close this process's copy of the lock; the descriptor stays for the process that holds the other."""
+        file, self._file = self._file, None
+        if file is not None:
             os.close(file)
 
     def is_held(self) -> bool:

@@ -87,8 +87,10 @@ class Residence:
 
     async def run(self, execution_id: str, epoch: int, crashed: bool, *, tokens: bool = False) -> dict[str, Any]:
         """Run one incarnation to its end. Returns `Outcome` as a dict, or `{"ended": "stale"}` when it lost its epoch."""
-        store = await self._open()
         self._loop = asyncio.get_running_loop()
+        store = await self._open()
+        if execution_id in self._tenants:
+            self._feeds[execution_id] = Feed(execution_id)  # The old one is closed by the run it belongs to.
         feed = self._feed(execution_id)
         feed.wants_tokens = feed.wants_tokens or tokens
         try:

@@ -85,7 +85,10 @@ def _serve_cluster(
         lease.withdraw()
         if gate is not None:
             gate.terminate()
-            gate.wait(10)
+            try:
+                gate.wait(10)
+            except subprocess.TimeoutExpired:
+                gate.kill()
         cluster.leave()
 
 

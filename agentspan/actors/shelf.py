@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agentspan.actors.fleet import ActorGone, ActorHandle, Fleet
+from agentspan.actors.fleet import ActorHandle, Fleet
 
 log = logging.getLogger("agentspan.shelf")
 
@@ -22,6 +22,8 @@ REFILL_PAUSE_S = 0.25
 RETRY_S = 1.0
 """Pause after an actor did not come up."""
 WARM_DEPLOYMENTS_MAX = 8
+WARM_WAIT_S = 5.0
+"""How long a deployment waits for a standby to load it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,14 @@ class Shelf:
         self.remember(deployment_id)
         for standby in list(self._ready):
             try:
-                await standby.actor.warm((deployment_id,))
-            except ActorGone:
+                async with asyncio.timeout(WARM_WAIT_S):
+                    await standby.actor.warm((deployment_id,))
+            except Exception:
+                # Dead, hung or slow: none of it is worth more waiting than a new one costs.
+                log.warning("standby.dropped", extra={"actor": standby.actor.name})
                 if standby in self._ready:
                     self._ready.remove(standby)
+                    standby.actor.kill()
                 self._wanted.set()
 
     async def wait_filled(self) -> None:

@@ -75,6 +75,8 @@ class Stay:
         self._is_pinging = False
         self._homecoming: asyncio.Task[None] | None = None
         self._home: ActorHandle | None = None
+        self._died_running = False
+        self._not_started = 0
         self._failure = "its process died each time"
 
     async def go(self, standby: Standby | None = None, *, attach: bool = False) -> dict[str, Any]:
@@ -170,13 +172,18 @@ class Stay:
         """One incarnation: raise the epoch, have an actor, run. The order is what makes it safe (P4)."""
         around = self._around
         host = standby.host if standby else {"actor": self.execution_id}
-        taken = await around.store.take_over(self.execution_id, host=host)
+        # Only a death that was seen to follow from its running is held against it: not a restart of the server, nor a
+        # machine that cannot start processes for a while.
+        taken = await around.store.take_over(self.execution_id, host=host, blame=self._died_running)
+        self._died_running = False
         if taken.crashes > around.settings.recoveries_max:
+            if standby is not None:
+                standby.actor.kill()
             await self._give_up(taken)
             return {"ended": "given_up"}
-        if taken.crashes > 1:
-            backoff = around.settings.recovery_backoff_s * 2.0 ** (taken.crashes - 2)
-            await asyncio.sleep(min(BACKOFF_MAX_S, backoff))
+        in_a_row = max(taken.crashes, self._not_started)
+        if in_a_row > 1:
+            await asyncio.sleep(min(BACKOFF_MAX_S, around.settings.recovery_backoff_s * 2.0 ** (in_a_row - 2)))
         if taken.crashed:
             log.warning("execution.recovering", extra={"execution_id": self.execution_id, "epoch": taken.epoch})
         if standby is not None:
@@ -187,7 +194,9 @@ class Stay:
                     self.actor = await around.fleet.create(self.execution_id)
             except ActorGone as problem:
                 log.warning("actor.not_started", extra={"execution_id": self.execution_id, "problem": str(problem)})
+                self._not_started += 1
                 return {"ended": "died"}
+        self._not_started = 0
         actor = self.actor
         assert actor is not None
         self._run = asyncio.create_task(actor.run(self.execution_id, taken.epoch, taken.crashed, self.tokens))
@@ -216,6 +225,7 @@ class Stay:
         finally:
             self._run = None
             self._is_hung = False
+        self._died_running = True
         self.actor = None
         return {"ended": "died"}
 

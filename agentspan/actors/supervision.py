@@ -79,10 +79,10 @@ class Supervision:
                 return
             self._stopping = False
             rows = await self._store.unfinished()
-            known = {row.execution_id for row in rows} | {row.host.get("actor") for row in rows}
+            known = {name for row in rows if row.resident for name in (row.execution_id, row.host.get("actor"))}
             for name in await self._fleet.names():
                 if name not in known:
-                    # A standby of the last supervisor, or an actor whose execution ended: nobody waits for it.
+                    # A standby of the last supervisor, or an actor whose execution ended or rests: nobody waits for it.
                     actor = await self._fleet.find(name)
                     if actor is not None:
                         actor.kill()
@@ -191,13 +191,16 @@ class Supervision:
             row = await self._store.row(execution_id)
         except (UnknownExecutionError, StoreUnavailableError):
             return
-        if row.inbox and row.status not in SETTLED:
+        if row.inbox:
             await self._nudge(execution_id)
 
     async def _nudge(self, execution_id: str) -> None:
         stay = self._stays.get(execution_id)
         if stay is None:
-            self._care_for(execution_id)
+            # Resident, but not with us: its actor may be alive and at work, so it is attached to and not replaced.
+            row = await self._store.row(execution_id)
+            if row.status not in SETTLED:
+                self._care_for(execution_id, attach=row.resident)
         elif stay.actor is not None:
             try:
                 await stay.actor.poke(execution_id)
@@ -273,11 +276,15 @@ class Supervision:
             outcome = await stay.go(standby, attach=attach)
         finally:
             self._announce(execution_id)
-            if not self._stopping:
-                # Before anybody else may care for it: two stays would fight over the actor's name.
-                await stay.leave()
-            del self._stays[execution_id], self._tasks[execution_id]
-            self._announce(execution_id)
+            try:
+                if not self._stopping:
+                    # Before anybody else may care for it: two stays would fight over the actor's name.
+                    await stay.leave()
+            except Exception:
+                log.exception("stay.not_left", extra={"execution_id": execution_id})
+            finally:
+                del self._stays[execution_id], self._tasks[execution_id]
+                self._announce(execution_id)
         if outcome.get("ended") == "hibernated":
             await self._at_rest(execution_id, outcome.get("wake_at"))
 
@@ -293,14 +300,25 @@ class Supervision:
             self._wake_later(execution_id, wake_at)
 
     def _wake_later(self, execution_id: str, wake_at: float) -> None:
-        if execution_id not in self._timers and execution_id not in self._stays:
-            delay = max(0.0, wake_at - self._clock())
-            loop = asyncio.get_running_loop()
-            self._timers[execution_id] = loop.call_later(delay, self._timer_due, execution_id)
+        delay = wake_at - self._clock()
+        if execution_id in self._stays or (execution_id in self._timers and delay > 0):
+            return
+        # A timer that is late all the same (the machine was suspended, the clock was set) is replaced by one due now.
+        timer = self._timers.pop(execution_id, None)
+        if timer is not None:
+            timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timers[execution_id] = loop.call_later(max(0.0, delay), self._timer_due, execution_id)
 
     def _timer_due(self, execution_id: str) -> None:
         self._timers.pop(execution_id, None)
-        self._care_for(execution_id)
+        self._run_errand(self._look_at(execution_id))
+
+    async def _look_at(self, execution_id: str) -> None:
+        try:
+            await self._nudge(execution_id)
+        except (UnknownExecutionError, StoreUnavailableError):
+            pass  # The scan comes back to it.
 
     # --- the scan: catches what a message could miss
 
@@ -311,8 +329,9 @@ class Supervision:
                 for row in await self._store.unfinished():
                     self._consider(row)
                     if row.inbox and row.execution_id in self._stays:
-                        await self._nudge(row.execution_id)
-            except StoreUnavailableError:
+                        self._run_errand(self._nudge(row.execution_id))
+            except Exception:
+                # Whatever it was, the next scan looks again; a scan that ended would end every rescue.
                 log.exception("scan.failed")
             for stay in list(self._stays.values()):
                 self._run_errand(stay.ping())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ CREATE_TIMEOUT_S = 60.0
 CONTROL_TIMEOUT_S = 10.0
 UNAVAILABLE_PAUSE_S = 0.05
 NAME_TRIES = 40
+REOPEN_PAUSE_S = 1.0
 T = TypeVar("T")
 
 
@@ -114,8 +116,8 @@ class RayActor:
     def kill(self) -> None:
         try:
             ray.kill(self._handle)
-        except (ValueError, RayActorError):
-            pass  # It is gone.
+        except Exception as problem:  # Mostly that it is gone; and if not, its epoch is stale or its work is over.
+            log.info("actor.not_killed", extra={"actor": self.name, "problem": repr(problem)[:300]})
 
 
 async def _settle(ref: Awaitable[T], timeout_s: float | None = None) -> T:
@@ -188,6 +190,15 @@ class SupervisorActor:
         self._desk: asyncio.Task[Desk] = asyncio.get_event_loop().create_task(self._open())
 
     async def _open(self) -> Desk:
+        try:
+            return await self._open_once()
+        except Exception:
+            # Ray restarts the supervisor; one that stayed like this would answer everybody with the same error for ever.
+            log.exception("supervisor.not_opened")
+            await asyncio.sleep(REOPEN_PAUSE_S)
+            os._exit(1)
+
+    async def _open_once(self) -> Desk:
         config = self._config
         store = await open_store(config.host.store_url)
         supervision = Supervision(store, RayFleet(config.host), settings=config.settings, mint=mint_execution_id)

@@ -82,9 +82,7 @@ def decide(state: ExecutionState, spec: AgentSpec, now: float) -> Decision:
     decision.wake_by(state.deadline_at)
     if state.paused:
         if state.stopping:
-            # Nothing new is started while it is held, so a stop has only what is under way to wait for.
-            decision.records.append(_stopped(state, now))
-            decision.drain = True
+            _stop_held(state, spec, now, decision)
         return decision
     if not state.session_loaded:
         decision.effects.append(LoadSession(str(state.session_from)))
@@ -188,6 +186,18 @@ def _between_turns(state: ExecutionState, frame: Frame, spec: AgentSpec, now: fl
         decision.wake_by(frame.model_retry_at)
     else:
         decision.effects.append(CallModel(frame.path, frame.turn + 1, frame.model_attempt))
+
+
+def _stop_held(state: ExecutionState, spec: AgentSpec, now: float, decision: Decision) -> None:
+    """A stop while it is paused. Nothing new is started, so there is only what is under way to wait for."""
+    root = state.root
+    if not root.calls and (root.answered or root.model_error is not None):
+        _between_turns(
+            state, root, spec, now, decision
+        )  # It has come to its end already; a stop does not take that away.
+    else:
+        decision.records.append(_stopped(state, now))
+        decision.drain = True
 
 
 def _stopped(state: ExecutionState, now: float) -> r.Finished:

@@ -86,11 +86,11 @@ class MemoryStore:
         return done[0].execution_id if new.session_id and done else None
 
     async def take_over(
-        self, execution_id: str, *, host: dict[str, Any], expected_epoch: int | None = None
+        self, execution_id: str, *, host: dict[str, Any], expected_epoch: int | None = None, blame: bool = True
     ) -> TakenOver:
         """See `Store.take_over`."""
         note = pack_note(host)
-        return self._held(execution_id).take_over(note, expected_epoch, self._clock())
+        return self._held(execution_id).take_over(note, expected_epoch, blame, self._clock())
 
     async def set_host(self, execution_id: str, *, epoch: int, host: dict[str, Any]) -> None:
         """See `Store.set_host`."""

@@ -110,7 +110,7 @@ class StoredExecution:
 
     # --- holding and writing
 
-    def take_over(self, host: bytes, expected_epoch: int | None, now: float) -> TakenOver:
+    def take_over(self, host: bytes, expected_epoch: int | None, blame: bool, now: float) -> TakenOver:
         """Raise the epoch and mark the execution resident."""
         row = self.row
         if row.status in rules.SETTLED:
@@ -125,7 +125,7 @@ class StoredExecution:
             resident=True,
             status=rules.RUNNING if row.status == rules.QUEUED else row.status,
             updated_at=now,
-            crashes=row.crashes + crashed,
+            crashes=row.crashes + (crashed and blame),
             recoveries=row.recoveries + crashed,
         )
         return TakenOver(epoch=self.row.epoch, crashed=crashed, crashes=self.row.crashes)

@@ -107,11 +107,13 @@ class SqliteStore:
         return await self._link.write(lambda db: sqlite_writes.create(db, new, started, metadata, self._memo))
 
     async def take_over(
-        self, execution_id: str, *, host: dict[str, Any], expected_epoch: int | None = None
+        self, execution_id: str, *, host: dict[str, Any], expected_epoch: int | None = None, blame: bool = True
     ) -> TakenOver:
         """See `Store.take_over`."""
         note, now = pack_note(host), self._clock()
-        return await self._link.write(lambda db: sqlite_writes.take_over(db, execution_id, note, expected_epoch, now))
+        return await self._link.write(
+            lambda db: sqlite_writes.take_over(db, execution_id, note, expected_epoch, blame, now)
+        )
 
     async def set_host(self, execution_id: str, *, epoch: int, host: dict[str, Any]) -> None:
         """See `Store.set_host`."""

@@ -94,7 +94,7 @@ def keep_blobs(db: sqlite3.Connection, execution: int, blobs: Mapping[bytes, str
 
 
 def take_over(
-    db: sqlite3.Connection, execution_id: str, host: bytes, expected_epoch: int | None, now: float
+    db: sqlite3.Connection, execution_id: str, host: bytes, expected_epoch: int | None, blame: bool, now: float
 ) -> TakenOver:
     """Raise the epoch and mark the execution resident."""
     execution, status, epoch, resident, crashes = _held(db, execution_id, "resident, crashes")
@@ -103,12 +103,13 @@ def take_over(
     if expected_epoch is not None and expected_epoch != epoch:
         raise StaleEpochError(execution_id=execution_id, offered=expected_epoch, held=epoch)
     crashed = bool(resident) and epoch > 0
+    blamed = crashed and blame
     db.execute(
         "UPDATE executions SET epoch = epoch + 1, resident = 1, host = ?, status = ?, updated_at = ?, "
         "crashes = crashes + ?, recoveries = recoveries + ? WHERE id = ?",
-        (host, rules.RUNNING if status == rules.QUEUED else status, now, crashed, crashed, execution),
+        (host, rules.RUNNING if status == rules.QUEUED else status, now, blamed, crashed, execution),
     )
-    return TakenOver(epoch=epoch + 1, crashed=crashed, crashes=crashes + crashed)
+    return TakenOver(epoch=epoch + 1, crashed=crashed, crashes=crashes + blamed)
 
 
 def set_host(db: sqlite3.Connection, execution_id: str, epoch: int, host: bytes) -> None:

@@ -251,11 +251,13 @@ class Store(Protocol):
         ...
 
     async def take_over(
-        self, execution_id: str, *, host: dict[str, Any], expected_epoch: int | None = None
+        self, execution_id: str, *, host: dict[str, Any], expected_epoch: int | None = None, blame: bool = True
     ) -> TakenOver:
         """Make the caller's new incarnation the only writer: raise the epoch by one and mark it resident.
 
-        With `expected_epoch` the epoch is raised only from that value, so that two rescuers cannot both do it.
+        With `expected_epoch` the epoch is raised only from that value, so that two rescuers cannot both do it. After a
+        crash, `blame` says whether it counts towards `crashes` (it may be the execution's own doing) or only towards
+        `recoveries` (the server was restarted, say).
 
         Raises:
             UnknownExecutionError, ExecutionFinishedError: Nothing to take over.

@@ -124,11 +124,12 @@ class CrashingStore:
         return await self._through("create", lambda: self._store.create(new))
 
     async def take_over(
-        self, execution_id: str, *, host: dict[str, Any], expected_epoch: int | None = None
+        self, execution_id: str, *, host: dict[str, Any], expected_epoch: int | None = None, blame: bool = True
     ) -> TakenOver:
         """See `Store.take_over`."""
         return await self._through(
-            "take_over", lambda: self._store.take_over(execution_id, host=host, expected_epoch=expected_epoch)
+            "take_over",
+            lambda: self._store.take_over(execution_id, host=host, expected_epoch=expected_epoch, blame=blame),
         )
 
     async def set_host(self, execution_id: str, *, epoch: int, host: dict[str, Any]) -> None:

@@ -182,6 +182,13 @@ class ExecutionRules:
             with pytest.raises(ExecutionFinishedError):
                 await store.take_over(execution_id, host={})
 
+    async def test_a_crash_that_is_not_blamed_counts_as_a_recovery_only(self, store: Store) -> None:
+        await begin(store)
+        taken = await store.take_over("e1", host={}, blame=False)
+        row = await store.row("e1")
+        assert (taken.crashed, taken.crashes, row.crashes, row.recoveries) == (True, 0, 0, 1)
+        assert (await store.take_over("e1", host={})).crashes == 1
+
     async def test_a_released_execution_recovers_as_after_a_crash(self, store: Store) -> None:
         await begin(store)
         assert not await store.release("e1")
