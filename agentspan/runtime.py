@@ -113,6 +113,7 @@ class AgentRuntime(Client):
 
     async def _start(self, agent: Agent | str, prompt: Any, *, tokens: bool, **more: Any) -> tuple[AgentHandle, bool]:
         new: dict[str, Any] = {"request_id": new_id(), **more}
+        _seconds(new["timeout_s"])
         if isinstance(agent, str):
             new["agent"] = agent
             known: Agent | None = None
@@ -154,6 +155,7 @@ class AgentRuntime(Client):
         Raises:
             ServerTimeoutError: (a TimeoutError) It did not end in time; it goes on, see the error's `execution_id`.
         """
+        _seconds(timeout)
         handle, _ = await self._start(
             agent,
             prompt,
@@ -321,6 +323,14 @@ def _agent(agent: Any) -> Agent:
     raise ConfigurationError(
         problem=f"An Agent (or the name of a deployed one) is needed, not a {type(agent).__name__}: {agent!r:.80}"
     )
+
+
+def _seconds(timeout: Any) -> None:
+    """Refuse a timeout that is none, before anything is started with it."""
+    if timeout is not None and (
+        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout != timeout
+    ):
+        raise ConfigurationError(problem=f"timeout is {timeout!r}; give seconds as a number, or None.")
 
 
 def _prompt(prompt: Any, agent: str) -> Any:

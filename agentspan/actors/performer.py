@@ -308,7 +308,7 @@ class AgentPerformer:
         assert self.agent.stop_when is not None
         context = StopContext(result=frame.answer, turn=frame.turn, messages=copy.deepcopy(frame.messages))
         try:
-            stop = bool(await _maybe_await(self.agent.stop_when(context)))
+            stop = bool(await _maybe_await(_ask_stop_when(self.agent.stop_when, context)))
         except (Exception, asyncio.CancelledError) as problem:
             if _is_ours(problem):
                 raise
@@ -351,6 +351,17 @@ class AgentPerformer:
 
 class UnrecordableResultError(TypeError):
     """A tool returned something that is not data."""
+
+
+def _ask_stop_when(stop_when: Callable[..., Any], context: StopContext) -> Any:
+    """Existing programs may take `result, iteration, messages` apart instead of one context."""
+    try:
+        names = list(inspect.signature(stop_when).parameters)
+    except (TypeError, ValueError):
+        names = []
+    if len(names) > 1 and all(name in ("result", "iteration", "turn", "messages") for name in names):
+        return stop_when(**{name: context[name] for name in names})
+    return stop_when(context)
 
 
 def _is_ours(problem: BaseException) -> bool:

@@ -171,3 +171,11 @@ def seen_before_an_edit(handle: AgentHandle) -> AgentHandle:
     handle = AgentHandle(handle.execution_id, handle.runtime)
     handle._shown["call_0_0"] = "0" * 16
     return handle
+
+
+def test_a_timeout_that_is_none_starts_nothing(runtime: AgentRuntime) -> None:
+    agent = Agent("untimed", model="scripted/echo")
+    for start in (runtime.start, runtime.run):
+        with pytest.raises(ConfigurationError, match="timeout"):
+            start(agent, "go", timeout="soon")  # type: ignore[arg-type]
+    assert runtime.executions(agent="untimed") == []

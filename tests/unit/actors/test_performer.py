@@ -614,3 +614,22 @@ async def test_a_result_too_deep_to_store_is_told_to_the_model_and_not_tried_aga
     record = await perform(deep)
     assert record.retry_at is None
     assert "cannot be recorded" in record.error
+
+
+async def test_stop_when_may_take_its_facts_apart():
+    seen: list[Any] = []
+
+    def enough(result: str, iteration: int, messages: list[Any]) -> bool:
+        seen.append((iteration, len(messages)))
+        return True
+
+    @tool
+    async def work(x: int) -> int:
+        return x
+
+    agent = hero(work, stop_when=enough)
+    state = state_of([started(), answered(plan("c1", "work"))])
+    state.root.calls = []
+    record = await performer_of(agent).check_stop(state, CheckStop("", 1))
+    assert (record.stop, record.error) == (True, None)
+    assert seen == [(1, len(state.root.messages))]
