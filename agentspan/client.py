@@ -107,7 +107,12 @@ class Client:
         """Let go of the connection, and end an embedded server. Idempotent. Executions are not affected."""
         if self._connection is not None:
             await self._connection.close()
-        await asyncio.wrap_future(_ray_thread.submit(self._disconnect))
+        try:
+            leaving = _ray_thread.submit(self._disconnect)
+        except RuntimeError:
+            self._disconnect()  # The interpreter is ending and has ended the thread; nothing else can run now anyway.
+        else:
+            await asyncio.wrap_future(leaving)
 
     def _disconnect(self) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from agentspan.agents.events import AgentEvent, EventType
 from agentspan.agents.results import AgentResult, AgentStatus
 from agentspan.bridge import run_sync, twin
+from agentspan.errors import UnknownCallError
 
 if TYPE_CHECKING:
     from agentspan.agents.agent import Agent
@@ -141,12 +142,26 @@ class AgentHandle:
         chosen = [waits for waits in pending if wanted in (None, waits.call_id)]
         return bool(chosen) and chosen[0].kind in ("approval", "crash")
 
+    async def _shown_call(self) -> str:
+        """The first call this handle has shown that still waits: what its user means, even if more waits by now."""
+        pending = (await self.runtime.get_status_async(self.execution_id)).pending
+        waiting = {waits.call_id: waits.tool_name for waits in pending}
+        shown = list(self._shown)
+        self._shown = {call_id: shown_hash for call_id, shown_hash in self._shown.items() if call_id in waiting}
+        if self._shown or not waiting:
+            return next(iter(self._shown), shown[0])
+        # Never decide on what nobody was shown.
+        raise UnknownCallError(
+            call_id=shown[0],
+            execution_id=self.execution_id,
+            pending=", ".join(f"{call_id} ({name})" for call_id, name in waiting.items()),
+        )
+
     async def _decide(self, kind: str, call_id: str | None, event: AgentEvent | None, **fields: Any) -> None:
         if call_id is None and event is not None:
             call_id = event.call_id
         if call_id is None and self._shown:
-            # What was shown first is what the user of this handle decides on, even if more waits by now.
-            call_id = next(iter(self._shown))
+            call_id = await self._shown_call()
         await self.runtime._send(
             self.execution_id, kind, call_id=call_id, arguments_hash=self._shown.get(call_id or ""), **fields
         )

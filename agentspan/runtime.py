@@ -114,6 +114,9 @@ class AgentRuntime(Client):
     async def _start(self, agent: Agent | str, prompt: Any, *, tokens: bool, **more: Any) -> tuple[AgentHandle, bool]:
         new: dict[str, Any] = {"request_id": new_id(), **more}
         _seconds(new["timeout_s"])
+        for name in ("session_id", "idempotency_key"):
+            if new[name] is not None and not isinstance(new[name], str):
+                raise ConfigurationError(problem=f"{name} is {new[name]!r}; give text.")
         if isinstance(agent, str):
             new["agent"] = agent
             known: Agent | None = None

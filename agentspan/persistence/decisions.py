@@ -115,9 +115,9 @@ def _listed(calls: Sequence[PendingRow]) -> str:
 
 def _misfit(signal: Signal, call: PendingRow) -> str | None:
     """Why the answer does not fit what was asked, in words; None if it does."""
+    if signal.kind == "approve" and call.ask == "question":
+        return "it is a question, not something to approve; answer it with respond(...)"
     if signal.kind == "approve" and signal.arguments is not None:
-        if call.ask == "question":
-            return "a question has no arguments to change; answer it with respond(...)"
         return _schema_problem(signal.arguments, call.parameters, "the arguments")
     if signal.kind == "respond" and call.ask == "question":
         return _schema_problem(signal.value, call.response_schema, "the answer")

@@ -106,9 +106,10 @@ def _schema_version(db: sqlite3.Connection) -> int:
 
 
 def _check_origin(db: sqlite3.Connection, path: Path) -> None:
-    version = _schema_version(db)
-    origin = int(db.execute("PRAGMA application_id").fetchone()[0])
+    # The tables first: another process may be migrating, and tables that can be seen have their owner's mark already.
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    origin = int(db.execute("PRAGMA application_id").fetchone()[0])
+    version = _schema_version(db)
     if tables and origin != APPLICATION_ID:
         raise ConfigurationError(
             problem=f"{path} is the SQLite database of another program. Nothing was changed; give another path."
