@@ -181,6 +181,8 @@ class SignalRules:
             await store.send(signal("e1", "respond", value="green"))
         with pytest.raises(InvalidDecisionError, match="respond"):
             await store.send(signal("e1", "approve", arguments={"x": 1}))
+        with pytest.raises(InvalidDecisionError, match="respond"):
+            await store.send(signal("e1", "approve"))
         assert (await store.pending("e1"))[0].call_id == "c1"
         assert (await store.send(signal("e1", "respond", value="red"))).is_new
 
