@@ -88,7 +88,7 @@ class Shelf:
                     await standby.actor.warm((deployment_id,))
             except Exception:
                 # Dead, hung or slow: none of it is worth more waiting than a new one costs.
-                log.warning("standby.dropped", extra={"actor": standby.actor.name})
+                log.warning("standby.dropped", extra={"actor": standby.actor.name}, exc_info=True)
                 if standby in self._ready:
                     self._ready.remove(standby)
                     standby.actor.kill()
