@@ -320,6 +320,32 @@ class RuntimeClosedError(ServerError):
     template = "This AgentRuntime was shut down. Make a new one; executions are not affected."
 
 
+class ThreadOwnedError(AgentspanError):
+    """A thread belongs to an execution, so only that may write it."""
+
+    template = (
+        "Thread {thread_id!r} belongs to the execution of that ID, and only the execution may change it. "
+        "Use another thread_id, or `handle.fork()` to go on from one of its states."
+    )
+
+
+class UnstorableStateError(AgentspanError, TypeError):
+    """A value in a graph's state is not data that can be stored. `path` says where it is, `$.messages[3].artifact`."""
+
+    template = (
+        "The graph's state cannot be stored: {path} is {found}, {problem}. {remedy}"
+    )
+
+
+class UnknownStateTypeError(AgentspanError):
+    """Stored state holds a type that this graph does not declare, so it is not loaded."""
+
+    template = (
+        "Stored state cannot be loaded: {path} is of type {found}, which this graph does not declare. If the type was "
+        "renamed or removed, bring it back, or deploy the graph with types=[...]."
+    )
+
+
 class UnexpectedRecordError(AgentspanError):
     """A record does not fit the state it meets: a broken invariant. The incarnation stops."""
 

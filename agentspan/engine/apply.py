@@ -11,8 +11,18 @@ from typing import Any
 
 from agentspan.agents.results import FinishReason, Status
 from agentspan.engine import records as r
+from agentspan.engine.answers import resume_value
 from agentspan.engine.events import count_events
-from agentspan.engine.state import ROOT, Call, ExecutionState, Frame, PastCall, tool_message
+from agentspan.engine.state import (
+    ROOT,
+    Call,
+    ExecutionState,
+    Frame,
+    GraphRun,
+    PastCall,
+    from_snapshot,
+    tool_message,
+)
 from agentspan.errors import UnexpectedRecordError
 
 
@@ -69,14 +79,42 @@ def _started(state: ExecutionState, record: r.Started) -> None:
     state.prompt = record.prompt
     state.session_id = record.session_id
     state.session_from = record.session_from
-    state.session_loaded = record.session_from is None
+    state.session_loaded = record.session_from is None and record.forked_from is None
+    state.forked_from, state.forked_step, state.forked_state = (
+        record.forked_from,
+        record.forked_step,
+        record.forked_state,
+    )
+    state.start = record.graph
     state.metadata = record.metadata
     state.started_at = record.at
     state.timeout_s = record.timeout_s
     state.deadline_at = record.at + record.timeout_s if record.timeout_s else None
     prompt = record.prompt
+    if record.graph is not None:
+        state.frames[ROOT] = Frame(path=ROOT, agent=record.agent, graph=GraphRun())
+        return
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt or ())
     state.frames[ROOT] = Frame(path=ROOT, agent=record.agent, messages=messages)
+
+
+def _forked(state: ExecutionState, record: r.Forked) -> None:
+    if state.session_loaded or state.forked_from is None:
+        _misfit(state, record, "it is not a fork, or has its state already")
+    state.session_loaded = True
+    if record.snapshot is None:
+        return
+    try:
+        origin = from_snapshot(record.snapshot)
+    except ValueError as problem:
+        _misfit(state, record, str(problem))
+        raise AssertionError from problem
+    state.frames, state.shared, state.queue, state.guidance = (
+        origin.frames,
+        origin.shared,
+        origin.queue,
+        origin.guidance,
+    )
 
 
 def _session_loaded(state: ExecutionState, record: r.SessionLoaded) -> None:
@@ -95,7 +133,13 @@ def _recovered(state: ExecutionState, record: r.Recovered) -> None:
         frame = state.frames.get(path)
         if frame is None or frame.calls or frame.answered or not state.session_loaded:
             _misfit(state, record, f"no model call of frame {path!r} was in flight")
+    for path in record.graphs:
+        _running_graph(state, record, path)
     state.recoveries += 1
+    for path in record.graphs:
+        graph = _running_graph(state, record, path)
+        graph.attempt += 1
+        graph.running = {}
     for path in record.models:
         state.frames[path].model_attempt += 1
         state.frames[path].model_retry_at = None
@@ -188,6 +232,13 @@ def _decided(state: ExecutionState, record: r.Decided) -> None:
     if call.ask == "message":
         _misfit(state, record, f"call {record.call_id!r} waits for a message, not for a decision")
     call.decided_by, call.decided_at = record.by or None, record.at
+    if call.ask in ("interrupt", "breakpoint"):
+        answer = resume_value(
+            call.plan, record.verdict, arguments=record.arguments, reason=record.reason, value=record.value
+        )
+        _done(call, "answered", result=answer)
+        _close_asks(state, record, frame)
+        return
     match record.verdict:
         case "approve" if call.ask == "question":
             _done(call, "answered", result=True if record.value is None else record.value)
@@ -243,6 +294,71 @@ def _stop_checked(state: ExecutionState, record: r.StopChecked) -> None:
         frame.model_error = record.error
 
 
+def _running_graph(state: ExecutionState, record: r.Record, path: str, run: int | None = None) -> GraphRun:
+    """The graph of a frame whose run is on."""
+    frame = state.frames.get(path)
+    graph = frame.graph if frame is not None else None
+    if frame is None or graph is None:
+        _misfit(state, record, f"frame {path!r} is no graph")
+        raise AssertionError
+    if graph.ended or frame.calls or frame.model_error is not None or run not in (None, graph.run):
+        _misfit(state, record, f"run {run} of the graph is not on")
+    return graph
+
+
+def _graph_told(state: ExecutionState, record: r.GraphTold) -> None:
+    graph = _running_graph(state, record, record.path)
+    for told in record.told:
+        data = told.get("data", {})
+        if told["type"] == "node_start":
+            graph.running[data["task_id"]] = data["node"]
+        elif told["type"] == "node_end":
+            graph.running.pop(data["task_id"], None)
+    state.model_calls += record.model_calls
+    state.prompt_tokens += record.prompt_tokens
+    state.completion_tokens += record.completion_tokens
+    state.total_tokens += record.total_tokens
+
+
+def _graph_waits(state: ExecutionState, record: r.GraphWaits) -> None:
+    graph = _running_graph(state, record, record.path, record.run)
+    if not record.asks:
+        _misfit(state, record, "it waits for nothing")
+    graph.running, graph.answers, graph.checkpoint_id = {}, {}, record.checkpoint_id
+    state.frames[record.path].calls = [
+        Call(plan=ask, phase="asking", ask=ask.ask, arguments=ask.arguments, asked_at=record.at) for ask in record.asks
+    ]
+
+
+def _close_asks(state: ExecutionState, record: r.Record, frame: Frame) -> None:
+    """Once every ask is answered the next run may begin; a graph goes no further with only some of them."""
+    graph = frame.graph
+    if graph is None:
+        _misfit(state, record, f"frame {frame.path!r} is no graph")
+        raise AssertionError
+    if any(call.phase != "done" for call in frame.calls):
+        return
+    graph.answers = {call.call_id: call.result for call in frame.calls if call.ask == "interrupt"}
+    graph.passed = graph.checkpoint_id
+    graph.run, graph.attempt = graph.run + 1, 1
+    frame.calls = []
+
+
+def _graph_held(state: ExecutionState, record: r.GraphHeld) -> None:
+    _running_graph(state, record, record.path, record.run).running = {}
+
+
+def _graph_ended(state: ExecutionState, record: r.GraphEnded) -> None:
+    graph = _running_graph(state, record, record.path, record.run)
+    graph.ended, graph.state, graph.running = True, record.state, {}
+    state.frames[record.path].output = record.output
+
+
+def _graph_failed(state: ExecutionState, record: r.GraphFailed) -> None:
+    _running_graph(state, record, record.path, record.run).running = {}
+    state.frames[record.path].model_error = record.error
+
+
 def _finished(state: ExecutionState, record: r.Finished) -> None:
     try:
         status, finish_reason = Status(record.status), FinishReason(record.finish_reason)
@@ -293,5 +409,11 @@ _HANDLERS: dict[type[r.Record], Callable[[ExecutionState, Any], None]] = {
     r.MessagesDelivered: _messages_delivered,
     r.Controlled: _controlled,
     r.StopChecked: _stop_checked,
+    r.Forked: _forked,
+    r.GraphTold: _graph_told,
+    r.GraphWaits: _graph_waits,
+    r.GraphHeld: _graph_held,
+    r.GraphEnded: _graph_ended,
+    r.GraphFailed: _graph_failed,
     r.Finished: _finished,
 }

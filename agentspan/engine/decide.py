@@ -12,7 +12,7 @@ from typing import assert_never
 
 from agentspan.agents.spec import AgentSpec, OnCrash, ToolKind
 from agentspan.engine import records as r
-from agentspan.engine.state import ROOT, Call, ExecutionState, Frame
+from agentspan.engine.state import ROOT, Call, ExecutionState, Frame, GraphRun
 
 REASKS_MAX = 3
 """How often a model is asked again for output that fits the type, before the execution fails."""
@@ -51,7 +51,23 @@ class LoadSession:
     execution_id: str
 
 
-Effect = CallModel | CallTool | CheckStop | LoadSession
+@dataclass(frozen=True, slots=True)
+class LoadFork:
+    """Fetch the state of the execution this one was forked from."""
+
+    execution_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunGraph:
+    """Run a graph until it ends, waits for people, or is asked to hold."""
+
+    path: str
+    run: int
+    attempt: int
+
+
+Effect = CallModel | CallTool | CheckStop | LoadSession | LoadFork | RunGraph
 
 
 @dataclass(slots=True)
@@ -85,10 +101,13 @@ def decide(state: ExecutionState, spec: AgentSpec, now: float) -> Decision:
             _stop_held(state, spec, now, decision)
         return decision
     if not state.session_loaded:
-        decision.effects.append(LoadSession(str(state.session_from)))
+        origin = state.forked_from
+        decision.effects.append(LoadSession(str(state.session_from)) if origin is None else LoadFork(origin))
         return decision
     for frame in state.frames.values():
-        if frame.calls:
+        if frame.graph is not None:
+            _graph(state, frame, frame.graph, now, decision)
+        elif frame.calls:
             _turn_in_progress(state, frame, spec, now, decision)
         else:
             _between_turns(state, frame, spec, now, decision)
@@ -118,6 +137,19 @@ def _ending(state: ExecutionState, now: float) -> r.Finished | None:
 
 def _text(state: ExecutionState) -> str | None:
     return state.root.answer or None
+
+
+def _graph(state: ExecutionState, frame: Frame, graph: GraphRun, now: float, decision: Decision) -> None:
+    if frame.model_error is not None:
+        decision.records.append(r.Finished(at=now, status="FAILED", finish_reason="error", error=frame.model_error))
+    elif graph.ended:
+        decision.records.append(r.Finished(at=now, status="COMPLETED", finish_reason="stop", output=frame.output))
+    elif state.stopping:
+        # What runs is let come to the next step border; what it has done is in its thread.
+        decision.records.append(_stopped(state, now))
+        decision.drain = True
+    elif not frame.calls:
+        decision.effects.append(RunGraph(frame.path, graph.run, graph.attempt))
 
 
 def _turn_in_progress(state: ExecutionState, frame: Frame, spec: AgentSpec, now: float, decision: Decision) -> None:
@@ -191,10 +223,11 @@ def _between_turns(state: ExecutionState, frame: Frame, spec: AgentSpec, now: fl
 def _stop_held(state: ExecutionState, spec: AgentSpec, now: float, decision: Decision) -> None:
     """A stop while it is paused. Nothing new is started, so there is only what is under way to wait for."""
     root = state.root
-    if not root.calls and (root.answered or root.model_error is not None):
-        _between_turns(
-            state, root, spec, now, decision
-        )  # It has come to its end already; a stop does not take that away.
+    # It may have come to its end already; a stop does not take that away.
+    if root.graph is not None:
+        _graph(state, root, root.graph, now, decision)
+    elif not root.calls and (root.answered or root.model_error is not None):
+        _between_turns(state, root, spec, now, decision)
     else:
         decision.records.append(_stopped(state, now))
         decision.drain = True
@@ -216,6 +249,7 @@ def recover(state: ExecutionState, spec: AgentSpec, *, epoch: int, now: float) -
         state.paused = paused
     lost: list[r.InterruptedCall] = []
     models: list[str] = []
+    graphs: list[str] = []
     for effect in effects:
         match effect:
             case CallTool():
@@ -224,11 +258,13 @@ def recover(state: ExecutionState, spec: AgentSpec, *, epoch: int, now: float) -
                 lost.append(_interrupted(effect.path, call, spec))
             case CallModel():
                 models.append(effect.path)
-            case CheckStop() | LoadSession():
-                pass  # Both only read; running them again changes nothing.
+            case RunGraph():
+                graphs.append(effect.path)
+            case CheckStop() | LoadSession() | LoadFork():
+                pass  # They only read; running them again changes nothing.
             case _:
                 assert_never(effect)
-    return r.Recovered(at=now, epoch=epoch, calls=tuple(lost), models=tuple(models))
+    return r.Recovered(at=now, epoch=epoch, calls=tuple(lost), models=tuple(models), graphs=tuple(graphs))
 
 
 def _interrupted(path: str, call: Call, spec: AgentSpec) -> r.InterruptedCall:

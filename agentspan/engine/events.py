@@ -46,7 +46,7 @@ def _recovered(record: r.Recovered) -> list[Fields]:
         {
             "type": EventType.RECOVERED,
             "content": f"recovered as epoch {record.epoch}",
-            "data": {"epoch": record.epoch, "calls": lost, "models": list(record.models)},
+            "data": {"epoch": record.epoch, "calls": lost, "models": [*record.models, *record.graphs]},
         }
     ]
     for call in record.calls:
@@ -170,6 +170,25 @@ def _finished(record: r.Finished) -> list[Fields]:
     return told
 
 
+def _graph_told(record: r.GraphTold) -> list[Fields]:
+    return [{"agent_path": record.path, **told, "type": EventType(told["type"])} for told in record.told]
+
+
+def _graph_waits(record: r.GraphWaits) -> list[Fields]:
+    return [
+        {
+            "type": EventType.WAITING,
+            "tool_name": ask.name,
+            "call_id": ask.call_id,
+            "agent_path": record.path,
+            "args": ask.arguments,
+            "content": ask.question or None,
+            "data": {"ask": ask.ask, "arguments_hash": ask.arguments_hash},
+        }
+        for ask in record.asks
+    ]
+
+
 def _where(record: Any) -> Fields:
     return {"tool_name": record.name, "call_id": record.call_id, "agent_path": record.path}
 
@@ -187,5 +206,11 @@ _TELL: dict[type[r.Record], Callable[[Any], list[Fields]]] = {
     r.MessagesDelivered: _delivered,
     r.Controlled: _control,
     r.StopChecked: _nothing,
+    r.Forked: _nothing,
+    r.GraphTold: _graph_told,
+    r.GraphWaits: _graph_waits,
+    r.GraphHeld: _nothing,
+    r.GraphEnded: _nothing,
+    r.GraphFailed: _nothing,
     r.Finished: _finished,
 }

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
 
-Ask = Literal["approval", "question", "message", "crash"]
-"""Why a call waits: a person approves it; a person answers it; a message answers it; its outcome is unknown."""
+Ask = Literal["approval", "question", "message", "crash", "interrupt", "breakpoint"]
+"""Why a call waits: a person approves it; a person answers it; a message answers it; its outcome is unknown; a graph
+called `interrupt()`; a graph stopped at a static breakpoint."""
 
 Verdict = Literal["approve", "reject", "respond"]
 
@@ -36,6 +37,8 @@ class PlannedCall:
     """JSON schema of the arguments, for calls a person may edit."""
     error: str | None = None
     """Why the call is not run at all; the model hears it."""
+    form: dict[str, Any] = field(default_factory=dict)
+    """Interrupts: how a verdict becomes the value the graph goes on with (`engine.answers`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,23 @@ class Started(Record):
     """The execution whose conversation this one continues."""
     timeout_s: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    graph: dict[str, Any] | None = None
+    """For a graph: its input and how it is to be run (`frameworks.langgraph.starting`). None for a native agent."""
+    forked_from: str | None = None
+    """The execution this one goes on from."""
+    forked_step: int | None = None
+    """Which of its states: a seq of its journal, or a step of its graph; None is the last."""
+    forked_state: Any = None
+    """What to change in that state first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forked(Record):
+    """The state of another execution, copied so that this one stands alone."""
+
+    KIND: ClassVar[str] = "forked"
+    snapshot: dict[str, Any] | None = None
+    """None for a graph, whose state is in its thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +112,8 @@ class Recovered(Record):
     calls: tuple[InterruptedCall, ...] = ()
     models: tuple[str, ...] = ()
     """Paths of the frames whose model call was in flight."""
+    graphs: tuple[str, ...] = ()
+    """Paths of the frames whose graph was running."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +241,68 @@ class StopChecked(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GraphTold(Record):
+    """What a running graph did: nodes that started and ended, what their models said, what they streamed.
+
+    Tells exactly one event per item. The graph's state is not in it; that is in the thread, in the same commit.
+    """
+
+    KIND: ClassVar[str] = "graph"
+    path: str = ""
+    told: tuple[dict[str, Any], ...]
+    """Fields of `AgentEvent`, `type` among them; node events have `data` with `node`, `task_id` and `ns`."""
+    model_calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphWaits(Record):
+    """A run of the graph stopped for people. Once all of `asks` are answered it goes on as the next run."""
+
+    KIND: ClassVar[str] = "graph_waits"
+    path: str = ""
+    run: int
+    asks: tuple[PlannedCall, ...]
+    checkpoint_id: str = ""
+    """For a breakpoint: the checkpoint it stopped at, so that it is passed once and only once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphHeld(Record):
+    """A run of the graph was asked to stop at the next step border, and did. The same run goes on from there."""
+
+    KIND: ClassVar[str] = "graph_held"
+    path: str = ""
+    run: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphEnded(Record):
+    """The graph came to its end."""
+
+    KIND: ClassVar[str] = "graph_ended"
+    path: str = ""
+    run: int
+    output: Any = None
+    """Its natural answer, as plain data."""
+    state: bytes = b""
+    """What `invoke` returns, as the adapter encodes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphFailed(Record):
+    """The graph raised."""
+
+    KIND: ClassVar[str] = "graph_failed"
+    path: str = ""
+    run: int
+    error: str
+    error_type: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Record):
     """The execution ended. Always the last record."""
 
@@ -242,12 +326,22 @@ AnyRecord = (
     | MessagesDelivered
     | Controlled
     | StopChecked
+    | Forked
+    | GraphTold
+    | GraphWaits
+    | GraphHeld
+    | GraphEnded
+    | GraphFailed
     | Finished
 )
 
 KINDS: dict[str, type[Record]] = {cls.KIND: cls for cls in get_args(AnyRecord)}
 
-_NESTED: dict[tuple[str, str], type] = {("model", "calls"): PlannedCall, ("recovered", "calls"): InterruptedCall}
+_NESTED: dict[tuple[str, str], type] = {
+    ("model", "calls"): PlannedCall,
+    ("graph_waits", "asks"): PlannedCall,
+    ("recovered", "calls"): InterruptedCall,
+}
 
 
 def _defaults(cls: type) -> dict[str, Any]:
@@ -298,4 +392,4 @@ def from_plain(kind: str, plain: dict[str, Any]) -> AnyRecord:
         raise ValueError(f"record of kind {kind!r}: {problem}") from None
 
 
-_TUPLES = {("recovered", "models"), ("tool", "state_del")}
+_TUPLES = {("recovered", "models"), ("recovered", "graphs"), ("tool", "state_del"), ("graph", "told")}

@@ -82,6 +82,26 @@ class PastCall:
 
 
 @dataclass(slots=True)
+class GraphRun:
+    """How far a graph is. What it knows is in its thread; here is only what it takes to run it again after a crash."""
+
+    run: int = 1
+    """The run that is on, or comes next: it begins with the input, and anew after each round of answers."""
+    attempt: int = 1
+    """How often this run was begun; each crash adds one."""
+    running: dict[str, str] = field(default_factory=dict)
+    """Nodes at work: task ID → name."""
+    answers: dict[str, Any] = field(default_factory=dict)
+    """Interrupt ID → the value its node goes on with. LangGraph does not store them; see notes on resuming."""
+    checkpoint_id: str = ""
+    """Where a breakpoint stopped it last."""
+    passed: str = ""
+    """The last checkpoint whose breakpoint a person let it pass."""
+    ended: bool = False
+    state: bytes = b""
+
+
+@dataclass(slots=True)
 class Frame:
     """One agent at work, from its prompt to its answer."""
 
@@ -110,6 +130,8 @@ class Frame:
     last_finish: str = "stop"
     stop_checked_turn: int = 0
     stop_met: bool = False
+    graph: GraphRun | None = None
+    """Set when the agent is a graph; turns, messages and the like are then unused."""
 
 
 @dataclass(slots=True)
@@ -126,6 +148,12 @@ class ExecutionState:
     session_id: str = ""
     session_from: str | None = None
     session_loaded: bool = False
+    """What it goes on from (a session, a fork) is here; True when there is nothing."""
+    start: dict[str, Any] | None = None
+    """For a graph: its input and how it is to be run."""
+    forked_from: str | None = None
+    forked_step: int | None = None
+    forked_state: Any = None
     metadata: dict[str, Any] = field(default_factory=dict)
     started_at: float = 0.0
     updated_at: float = 0.0
@@ -219,4 +247,6 @@ def _frame(plain: dict[str, Any]) -> Frame:
     values = dict(plain)
     values["calls"] = [Call(**{**call, "plan": PlannedCall(**call["plan"])}) for call in values["calls"]]
     values["past_calls"] = [PastCall(**call) for call in values["past_calls"]]
+    if values.get("graph") is not None:
+        values["graph"] = GraphRun(**values["graph"])
     return Frame(**values)

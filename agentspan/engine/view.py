@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from agentspan.agents.results import AgentResult, AgentStatus, PendingTool, Status, TokenUsage, ToolCallRecord
-from agentspan.engine.decide import CallModel, CallTool, CheckStop, Effect
+from agentspan.engine.decide import CallModel, CallTool, CheckStop, Effect, LoadFork, RunGraph
 from agentspan.engine.state import ROOT, Call, ExecutionState, Frame, PastCall, edit_notice
 
 
@@ -61,6 +61,12 @@ def current_task(state: ExecutionState, effects: Sequence[Effect]) -> str:
                 names.append(f"tool:{call.name if call else effect.call_id}")
             case CheckStop():
                 names.append("stop_when")
+            case RunGraph():
+                frame = state.frames[effect.path]
+                running = frame.graph.running.values() if frame.graph else ()
+                names += [f"node:{name}" for name in running] or ["graph"]
+            case LoadFork():
+                names.append("fork")
             case _:
                 names.append("session")
     if not names:

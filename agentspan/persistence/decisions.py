@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentspan.engine.admit import DECISIONS, Signal
+from agentspan.engine.answers import misfit, resume_value
 from agentspan.errors import (
     AmbiguousDecisionError,
     DecisionMismatchError,
@@ -33,7 +34,7 @@ FindDecision = Callable[[str], Signal | None]
 
 def needs_schema(signal: Signal) -> bool:
     """A JSON schema may have to be checked, so jsonschema (slow to import) will be needed."""
-    return signal.kind == "respond" or (signal.kind == "approve" and signal.arguments is not None)
+    return signal.kind in DECISIONS  # An interrupt's schema is checked whatever the verdict.
 
 
 def judge(signal: Signal, *, status: str, calls: Sequence[PendingRow], first_decision: FindDecision) -> Accepted:
@@ -115,6 +116,8 @@ def _listed(calls: Sequence[PendingRow]) -> str:
 
 def _misfit(signal: Signal, call: PendingRow) -> str | None:
     """Why the answer does not fit what was asked, in words; None if it does."""
+    if call.ask in ("interrupt", "breakpoint"):
+        return _interrupt_problem(signal, call)
     if signal.kind == "approve" and call.ask == "question":
         return "it is a question, not something to approve; answer it with respond(...)"
     if signal.kind == "approve" and signal.arguments is not None:
@@ -122,6 +125,19 @@ def _misfit(signal: Signal, call: PendingRow) -> str | None:
     if signal.kind == "respond" and call.ask == "question":
         return _schema_problem(signal.value, call.response_schema, "the answer")
     return None
+
+
+def _interrupt_problem(signal: Signal, call: PendingRow) -> str | None:
+    given: dict[str, Any] = {"arguments": signal.arguments, "reason": signal.text, "value": signal.value}
+    problem = misfit(call, signal.kind, **given)
+    if problem is not None or call.ask == "breakpoint":
+        return problem
+    if signal.kind == "approve" and signal.arguments is not None and call.form:
+        problem = _schema_problem(signal.arguments, call.parameters, "the arguments")
+    problem = problem or _schema_problem(resume_value(call, signal.kind, **given), call.response_schema, "the answer")
+    if problem is not None and signal.kind != "respond":
+        return f"{problem}. Its node wants another kind of answer: use respond(...)"
+    return problem
 
 
 def _schema_problem(value: Any, schema: dict[str, Any] | None, name: str) -> str | None:

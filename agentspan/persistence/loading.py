@@ -50,6 +50,7 @@ def pending_rows(state: ExecutionState, *, exclude: Set[str] = frozenset()) -> l
             question=call.plan.question,
             response_schema=call.plan.response_schema,
             parameters=call.plan.parameters,
+            form=call.plan.form,
             asked_at=call.asked_at or state.updated_at,
         )
         for frame, call in state.open_asks()

@@ -96,7 +96,7 @@ class PendingRow:
     call_id: str
     path: str
     ask: str
-    """`approval`, `question`, `message` or `crash`."""
+    """`approval`, `question`, `message`, `crash`, `interrupt` or `breakpoint`."""
     tool: str
     arguments: dict[str, Any] | None
     arguments_hash: str
@@ -104,6 +104,8 @@ class PendingRow:
     response_schema: dict[str, Any] | None = None
     parameters: dict[str, Any] | None = None
     """JSON schema that edited arguments must fit."""
+    form: dict[str, Any] = field(default_factory=dict)
+    """Interrupts: what kind of answer is wanted (`engine.answers`)."""
     asked_at: float
     decided_by_signal: str | None = None
     """The signal that decided it; its record may not be committed yet."""

@@ -1,0 +1,117 @@
+"""The port to threads: the checkpoints of a graph, beside the journal that native agents use.
+
+A *thread* is what LangGraph keeps of one conversation: per namespace (the root graph is "", sub-graphs have their own) a
+sequence of checkpoints, and for each the pending writes of the tasks that ran on it. The latest checkpoint is the one
+that was stored last, never the one with the greatest ID: clocks go backwards. Bodies are plain data, as everywhere in
+the store; what is in them is the business of `agentspan.frameworks.langgraph`.
+
+A thread of an execution has the execution's ID and is written only by its commits (`Commit.thread`), under its epoch;
+any other thread is written by `write_thread`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRow:
+    """One checkpoint."""
+
+    ns: str = ""
+    checkpoint_id: str
+    parent_id: str | None = None
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteRow:
+    """One write of a task on a checkpoint."""
+
+    ns: str = ""
+    checkpoint_id: str
+    task_id: str
+    idx: int
+    """Position within the task; negative for the kinds that have a fixed slot (error, interrupt, resume, …)."""
+    task_path: str = ""
+    channel: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadWrite:
+    """What becomes durable together. Storing the same again changes nothing."""
+
+    checkpoints: Sequence[CheckpointRow] = ()
+    """In the order they were made. One that is there already is replaced and keeps its place."""
+    writes: Sequence[WriteRow] = ()
+    """One with a negative `idx` replaces what is there; any other is ignored when its place is taken."""
+    forget: Sequence[tuple[str, str, str, int]] = ()
+    """(ns, checkpoint_id, task_id, idx) of writes to remove, before the others are stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadCheckpoint:
+    """A checkpoint in a listing over threads."""
+
+    thread_id: str
+    row: CheckpointRow
+    writes: Sequence[WriteRow] = field(default_factory=tuple)
+
+
+class ThreadStore(Protocol):
+    """The part of a store that keeps threads. All methods may raise `StoreUnavailableError` (outcome unknown)."""
+
+    async def write_thread(self, thread_id: str, write: ThreadWrite) -> int:
+        """Store checkpoints and writes of a thread of its own; all or none. Returns the bytes of bodies written.
+
+        Raises:
+            ThreadOwnedError: It is the thread of an execution, which only its own commits may write.
+            UnstorableValueError: A body is not plain data; nothing was written.
+        """
+        ...
+
+    async def checkpoint(self, thread_id: str, ns: str = "", checkpoint_id: str | None = None) -> ThreadCheckpoint | None:
+        """One checkpoint with its writes, sorted by (task_path, task_id, idx); without an ID the one stored last."""
+        ...
+
+    async def checkpoints(self, thread_id: str, ns: str, checkpoint_ids: Sequence[str]) -> list[CheckpointRow]:
+        """Several checkpoints by ID, in the order asked for; those that are not there are left out."""
+        ...
+
+    async def list_checkpoints(
+        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+    ) -> list[ThreadCheckpoint]:
+        """Checkpoints, the last stored first (without their writes).
+
+        Args:
+            thread_id: None lists all threads, an execution's too.
+            ns: None lists every namespace.
+            before: Only those stored before this checkpoint (of the same thread and namespace; if that is not stored, those
+                with a smaller ID).
+            limit: The most to return.
+        """
+        ...
+
+    async def checkpoint_writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[WriteRow]:
+        """The writes on one checkpoint, sorted by (task_path, task_id, idx)."""
+        ...
+
+    async def delete_checkpoints(self, thread_id: str, checkpoint_ids: Sequence[tuple[str, str]]) -> None:
+        """Remove checkpoints, by (ns, checkpoint_id), with their writes. Those that are not there are ignored."""
+        ...
+
+    async def delete_thread(self, thread_id: str) -> None:
+        """Remove a thread with all that only it refers to. One that is not there is ignored.
+
+        Raises:
+            ThreadOwnedError: It is the thread of an execution; `gc` removes that.
+        """
+        ...
+
+    async def copy_thread(self, source: str, target: str) -> None:
+        """Make `target` a copy of all of `source`; checkpoints keep their IDs and their order. `target` must be empty or the
+        same. Raises `ThreadOwnedError` when `target` is the thread of an execution."""
+        ...
