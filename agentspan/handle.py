@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from agentspan.agents.events import AgentEvent, EventType
-from agentspan.agents.results import AgentResult, AgentStatus
+from agentspan.agents.results import AgentResult, AgentStatus, HistoryState
 from agentspan.bridge import run_sync, twin
 from agentspan.errors import UnknownCallError
 
@@ -87,6 +87,30 @@ class AgentHandle:
     def stream_async(self, *, after: int = 0, tokens: bool = False) -> AsyncAgentStream:
         """`stream` for `async for`."""
         return AsyncAgentStream(self, after=after, tokens=tokens)
+
+    async def history_async(self, *, limit: int | None = 100) -> list[HistoryState]:
+        """The states it went through, newest first.
+
+        Args:
+            limit: The most to return; None for all.
+        """
+        return await self.runtime.history_async(self.execution_id, limit=limit)
+
+    async def fork_async(
+        self, *, step: int | None = None, state: Any = None, as_node: str | None = None
+    ) -> AgentHandle:
+        """Start a new execution from one of its states; this one is not touched.
+
+        Args:
+            step: Which state, `HistoryState.step`; None is the last.
+            state: What to change in it first. For a graph an update as a node would return it (reducers apply); for an
+                agent `{"messages": [...]}` replaces the conversation, `{"state": {...}}` updates what tools share.
+            as_node: Graphs: the node the update counts as coming from.
+
+        Raises:
+            UnknownExecutionError, ConfigurationError: No such execution or step. Nothing was started.
+        """
+        return await self.runtime.fork_async(self.execution_id, step=step, state=state, as_node=as_node)
 
     # --- decisions
 
@@ -195,6 +219,8 @@ class AgentHandle:
 
     get_status = twin(get_status_async)
     join = twin(join_async)
+    history = twin(history_async)
+    fork = twin(fork_async)
     approve = twin(approve_async)
     reject = twin(reject_async)
     respond = twin(respond_async)

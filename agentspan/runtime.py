@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import signal as signals
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from agentspan.agents.agent import Agent
 from agentspan.agents.events import AgentEvent
-from agentspan.agents.results import AgentResult, DeploymentInfo
+from agentspan.agents.results import AgentResult, DeploymentInfo, HistoryState
 from agentspan.bridge import run_sync, twin
 from agentspan.client import Client
-from agentspan.errors import (
-    AgentspanError,
-    ConfigurationError,
-    InvalidPromptError,
-    ServerTimeoutError,
-)
+from agentspan.errors import AgentspanError, ConfigurationError, ServerTimeoutError
 from agentspan.handle import FOREVER_S, LONG_POLL_S, AgentHandle, AgentStream, AsyncAgentStream, new_id, read_back
+from agentspan.submission import GRAPH, StartCall, agent_request, check_seconds, deployable, graph_request
 
 GRACE_S = 5.0
 """How much longer than it was told to a wait may take, when the server is slow or is being started again."""
@@ -37,18 +33,22 @@ class AgentRuntime(Client):
 
     # --- agents
 
-    async def deploy_async(self, *agents: Agent) -> list[DeploymentInfo]:
-        """Make agents known under their names, so that any process can start them. Other code is a new version.
+    async def deploy_async(self, *agents: Any, types: Sequence[type] = ()) -> list[DeploymentInfo]:
+        """Make agents and LangGraph graphs known under their names, so that any process can start them.
 
-        Running executions stay on the version they were started with.
+        Other code is a new version; running executions stay on the one they were started with.
+
+        Args:
+            agents: `Agent`s, and compiled LangGraph graphs as they are.
+            types: Classes that a graph's state holds and its schema does not name.
 
         Raises:
             UnshippableCodeError: Something an agent refers to cannot be sent; names it. Nothing was deployed.
+            ConfigurationError: It is neither an agent nor a graph.
         """
+        wanted = [deployable(agent, tuple(types)) for agent in agents]
         await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
-        from agentspan.actors.shipping import pack
-
-        rows = [await asyncio.to_thread(pack, _agent(agent)) for agent in agents]
+        rows = [await asyncio.to_thread(_packed, agent) for agent in wanted]
         return [await self._deploy_row(row) for row in rows]
 
     async def _deploy_row(self, row: Any) -> DeploymentInfo:
@@ -61,8 +61,8 @@ class AgentRuntime(Client):
             source=row.reference or "value",
         )
 
-    async def serve_async(self, *agents: Agent, blocking: bool = True) -> None:
-        """Deploy agents and, when `blocking`, keep this process (and an embedded server in it) up until Ctrl-C."""
+    async def serve_async(self, *agents: Any, blocking: bool = True) -> None:
+        """Deploy agents and graphs and, when `blocking`, keep this process (and an embedded server in it) up until Ctrl-C."""
         await self.deploy_async(*agents)
         if blocking:
             stop = asyncio.Event()
@@ -76,98 +76,94 @@ class AgentRuntime(Client):
 
     async def start_async(
         self,
-        agent: Agent | str,
+        agent: Any,
         prompt: Any = None,
         *,
         session_id: str | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
-        context: dict[str, Any] | None = None,
+        context: Any = None,
         metadata: dict[str, Any] | None = None,
         tokens: bool = False,
+        config: Mapping[str, Any] | None = None,
+        interrupt_before: Any = None,
+        interrupt_after: Any = None,
     ) -> AgentHandle:
         """Start an execution and return its handle. From then on it reaches an end, or waits for a person, whatever dies.
 
         Args:
-            agent: An `Agent`, or the name of a deployed one.
-            prompt: Text, or a list of chat messages.
+            agent: An `Agent`, a LangGraph graph, or the name of a deployed one.
+            prompt: For an agent text, or a list of chat messages; for a graph what its `invoke` takes, or text.
             session_id: Continue the conversation of this session's last completed execution.
             idempotency_key: A second start of the same agent with it returns the first execution.
             timeout: Seconds the execution may take in all; `Agent.timeout_seconds` by default.
-            metadata: Data kept with the execution (`context` is the same, for existing programs).
+            metadata: Data kept with the execution.
+            context: For an agent the same as `metadata`; for a graph its runtime context.
             tokens: Stream the model's text, for readers that ask for it.
+            config: Graphs: a `RunnableConfig` (tags, metadata, recursion_limit, configurable). It is kept with the
+                execution, so no secrets in it; `thread_id` in it names the session.
+            interrupt_before, interrupt_after: Graphs: breakpoints of this run, as for `invoke`.
 
         Raises:
-            InvalidPromptError, AgentNotFoundError, UnshippableCodeError: Nothing was started.
+            InvalidPromptError, ConfigurationError, AgentNotFoundError, UnshippableCodeError, UnstorableStateError:
+                Nothing was started.
         """
-        handle, _ = await self._start(
-            agent,
-            prompt,
+        call = StartCall(
+            prompt=prompt,
             session_id=session_id,
             idempotency_key=idempotency_key,
             timeout_s=timeout,
-            metadata={**(context or {}), **(metadata or {})},
-            tokens=tokens,
+            context=context,
+            metadata=metadata or {},
+            config=config,
+            interrupt_before=interrupt_before,
+            interrupt_after=interrupt_after,
         )
-        return handle
+        return await self._start(agent, call, tokens=tokens)
 
-    async def _start(self, agent: Agent | str, prompt: Any, *, tokens: bool, **more: Any) -> tuple[AgentHandle, bool]:
-        new: dict[str, Any] = {"request_id": new_id(), **more}
-        _seconds(new["timeout_s"])
-        for name in ("session_id", "idempotency_key"):
-            if new[name] is not None and not isinstance(new[name], str):
-                raise ConfigurationError(problem=f"{name} is {new[name]!r}; give text.")
-        if isinstance(agent, str):
-            new["agent"] = agent
-            known: Agent | None = None
-        else:
-            known = _agent(agent)
-            new["agent"] = known.name
-        new["prompt"] = _prompt(prompt, new["agent"])
+    async def _start(self, agent: Any, call: StartCall, *, tokens: bool) -> AgentHandle:
+        call.check()
+        known = None if isinstance(agent, str) else deployable(agent)
         if known is not None:
+            request = self._request_for(known, call)
             await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
-            from agentspan.actors.shipping import pack
-
-            row = pack(known)
+            row = _packed(known)
             if row.deployment_id not in self._deployed:
                 await self._deploy_row(row)
-            new["deployment_id"] = row.deployment_id
-            if new["timeout_s"] is None:
-                new["timeout_s"] = known.spec().timeout_seconds
+            request["deployment_id"] = row.deployment_id
+            timeout_s = row.spec.get("timeout_seconds")
         else:
             deployment = await self._call("deployment", agent=agent)
-            if deployment is not None and new["timeout_s"] is None:
-                new["timeout_s"] = deployment["spec"].get("timeout_seconds")
-        created = await self._call("submit", new=new, tokens=tokens)
-        return AgentHandle(created["execution_id"], self, agent=known), created["is_new"]
+            spec = deployment["spec"] if deployment is not None else {}
+            is_graph = deployment is not None and deployment["kind"] == GRAPH
+            request = graph_request(agent, spec["input"], (), call) if is_graph else agent_request(agent, call)
+            timeout_s = spec.get("timeout_seconds")
+        if request["timeout_s"] is None:
+            request["timeout_s"] = timeout_s
+        created = await self._call("submit", new=request, tokens=tokens)
+        return AgentHandle(created["execution_id"], self, agent=known)
+
+    def _request_for(self, known: Any, call: StartCall) -> dict[str, Any]:
+        if isinstance(known, Agent):
+            return agent_request(known.name, call)
+        return graph_request(known.name, known.spec()["input"], known.types, call)
 
     async def run_async(
         self,
-        agent: Agent | str,
+        agent: Any,
         prompt: Any = None,
         *,
-        session_id: str | None = None,
-        idempotency_key: str | None = None,
         timeout: float | None = None,
         on_event: Callable[[AgentEvent], None] | None = None,
-        context: dict[str, Any] | None = None,
-        metadata: dict[str, Any] | None = None,
+        **more: Any,
     ) -> AgentResult:
         """Start an execution and wait for its result. Arguments as `start`, but `timeout` is how long to wait.
 
         Raises:
             ServerTimeoutError: (a TimeoutError) It did not end in time; it goes on, see the error's `execution_id`.
         """
-        _seconds(timeout)
-        handle, _ = await self._start(
-            agent,
-            prompt,
-            session_id=session_id,
-            idempotency_key=idempotency_key,
-            timeout_s=None,
-            metadata={**(context or {}), **(metadata or {})},
-            tokens=False,
-        )
+        check_seconds(timeout)
+        handle = await self.start_async(agent, prompt, **more)
         if on_event is None:
             return await handle.join_async(timeout)
         try:
@@ -182,7 +178,7 @@ class AgentRuntime(Client):
 
     async def stream_async(
         self,
-        agent: Agent | str | None = None,
+        agent: Any = None,
         prompt: Any = None,
         *,
         handle: AgentHandle | None = None,
@@ -194,7 +190,7 @@ class AgentRuntime(Client):
 
     def stream(
         self,
-        agent: Agent | str | None = None,
+        agent: Any = None,
         prompt: Any = None,
         *,
         handle: AgentHandle | None = None,
@@ -205,7 +201,7 @@ class AgentRuntime(Client):
         return AgentStream(run_sync(self._stream_handle(agent, prompt, handle, tokens, more)), tokens=tokens)
 
     async def _stream_handle(
-        self, agent: Agent | str | None, prompt: Any, handle: AgentHandle | None, tokens: bool, more: dict[str, Any]
+        self, agent: Any, prompt: Any, handle: AgentHandle | None, tokens: bool, more: dict[str, Any]
     ) -> AgentHandle:
         if handle is not None:
             return handle
@@ -238,34 +234,86 @@ class AgentRuntime(Client):
                 raise ServerTimeoutError(what="The execution", timeout_s=timeout, execution_id=execution_id) from None
             if page["settled"]:
                 result: AgentResult = read_back(AgentResult, page["result"])
-                return await self._typed(result, agent)
+                return await self._typed(result, agent, page.get("state") or b"")
             if time.monotonic() >= deadline:
                 raise ServerTimeoutError(what="The execution", timeout_s=timeout, execution_id=execution_id)
 
-    async def _typed(self, result: AgentResult, agent: Agent | None) -> AgentResult:
-        """The result with its output as an instance of the agent's output type, where the type can be had."""
-        if not result.is_success or result.output is None:
+    async def _typed(self, result: AgentResult, agent: Any, state: bytes) -> AgentResult:
+        """The result with typed output, or a graph's state, where this process can have the types."""
+        if not result.is_success or (result.output is None and not state):
             return result
         if agent is None:
             agent = await self._agent_of(result.execution_id)
-        if agent is None or agent.spec().output_schema is None or isinstance(result.output, str):
+        if agent is None:
             return result
-        from dataclasses import replace
+        if not isinstance(agent, Agent):
+            from agentspan.frameworks.langgraph.outputs import decoded_state, role_messages
 
+            values = decoded_state(agent, state)
+            return replace(result, state=values, messages=role_messages(values))
+        if agent.spec().output_schema is None or isinstance(result.output, str):
+            return result
         return replace(result, output=agent.load_output(result.output))
 
-    async def _agent_of(self, execution_id: str) -> Agent | None:
+    async def _agent_of(self, execution_id: str) -> Any:
+        """The agent or graph of an execution, if its result needs it and this process can have it."""
         from agentspan.actors.shipping import load
         from agentspan.persistence.store import DeploymentRow
 
-        shown = await self._call("show", execution_id=execution_id)
-        if not (shown["deployment"] or {}).get("spec", {}).get("output_schema"):
+        deployment = (await self._call("show", execution_id=execution_id))["deployment"] or {}
+        if deployment.get("kind") != GRAPH and not deployment.get("spec", {}).get("output_schema"):
             return None
         try:
-            agent: Agent = load(DeploymentRow(**await self._call("code", execution_id=execution_id)))
+            return load(DeploymentRow(**await self._call("code", execution_id=execution_id)))
         except AgentspanError:
-            return None  # This process cannot have the type; the output stays plain data.
-        return agent
+            return None  # The output stays plain data.
+
+    # --- history
+
+    async def history_async(self, execution_id: str, *, limit: int | None = 100) -> list[HistoryState]:
+        """As `AgentHandle.history`."""
+        deployment = (await self._call("show", execution_id=execution_id))["deployment"] or {}
+        if deployment.get("kind") != GRAPH:
+            told = await self._call("history", execution_id=execution_id, limit=limit)
+            return [read_back(HistoryState, plain) for plain in told]
+        from agentspan.actors.shipping import load
+        from agentspan.frameworks.langgraph.remote import history
+        from agentspan.persistence.store import DeploymentRow
+
+        graph = load(DeploymentRow(**await self._call("code", execution_id=execution_id)))
+
+        async def ask(method: str, args: dict[str, Any]) -> Any:
+            return await self._call("thread", method=method, args=args)
+
+        return [state async for state in history(graph, execution_id, ask, limit=limit)]
+
+    async def fork_async(
+        self, execution_id: str, *, step: int | None = None, state: Any = None, as_node: str | None = None
+    ) -> AgentHandle:
+        """As `AgentHandle.fork`."""
+        deployment = (await self._call("show", execution_id=execution_id))["deployment"] or {}
+        forked_state = state
+        if deployment.get("kind") == GRAPH:
+            if step is not None and all(
+                found.step != step for found in await self.history_async(execution_id, limit=None)
+            ):
+                raise ConfigurationError(
+                    problem=f"Execution {execution_id!r} has no step {step}; see handle.history()."
+                )
+            if state is not None:
+                from agentspan.frameworks.langgraph.serde import StateSerde
+
+                known = await self._agent_of(execution_id)
+                serde = StateSerde(known.types if known is not None else ())
+                forked_state = serde.dumps({"values": state, "as_node": as_node}, path="$state")
+        request = {
+            "request_id": new_id(),
+            "forked_from": execution_id,
+            "forked_step": step,
+            "forked_state": forked_state,
+        }
+        created = await self._call("submit", new=request)
+        return AgentHandle(created["execution_id"], self)
 
     # --- steering
 
@@ -305,6 +353,8 @@ class AgentRuntime(Client):
         """As `AgentHandle.stop`."""
         await self._send(execution_id, "stop", by=by)
 
+    history = twin(history_async)
+    fork = twin(fork_async)
     deploy = twin(deploy_async)
     serve = twin(serve_async)
     start = twin(start_async)
@@ -320,31 +370,7 @@ class AgentRuntime(Client):
     stop = twin(stop_async)
 
 
-def _agent(agent: Any) -> Agent:
-    if isinstance(agent, Agent):
-        return agent
-    raise ConfigurationError(
-        problem=f"An Agent (or the name of a deployed one) is needed, not a {type(agent).__name__}: {agent!r:.80}"
-    )
+def _packed(agent: Any) -> Any:
+    from agentspan.actors.shipping import pack
 
-
-def _seconds(timeout: Any) -> None:
-    """Refuse a timeout that is none, before anything is started with it."""
-    if timeout is not None and (
-        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout != timeout
-    ):
-        raise ConfigurationError(problem=f"timeout is {timeout!r}; give seconds as a number, or None.")
-
-
-def _prompt(prompt: Any, agent: str) -> Any:
-    if isinstance(prompt, str):
-        return prompt
-    if (
-        isinstance(prompt, list)
-        and prompt
-        and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in prompt)
-    ):
-        return prompt
-    raise InvalidPromptError(
-        agent=agent, found=type(prompt).__name__, expected="text, or a list of chat messages with a role each"
-    )
+    return pack(agent) if isinstance(agent, Agent) else pack(agent, kind=GRAPH)

@@ -16,11 +16,19 @@ import agentspan.errors as errors
 from agentspan.actors.supervision import SETTLED, Supervision
 from agentspan.engine.admit import Signal
 from agentspan.errors import AgentspanError, ServerError, ServerUnavailableError
-from agentspan.persistence.reading import describe_row, read_events, read_result, read_show, read_status
+from agentspan.persistence.reading import (
+    describe_row,
+    read_events,
+    read_history,
+    read_result,
+    read_show,
+    read_status,
+)
 from agentspan.persistence.store import DeploymentRow, Store
 
 log = logging.getLogger("agentspan.desk")
 
+THREAD_READS = frozenset({"checkpoint", "checkpoints", "list_checkpoints", "checkpoint_writes"})
 POLL_MAX_S = 30.0
 """A long poll answers at the latest after this, so that a lost client is not waited for."""
 
@@ -118,7 +126,8 @@ class Desk:
                 self._live()
         if not settled:
             return {"settled": False}
-        return {"settled": True, "result": (await read_result(self._store, execution_id)).to_dict()}
+        result, state = await read_result(self._store, execution_id)
+        return {"settled": True, "result": result.to_dict(), "state": state}
 
     async def on_events(
         self, execution_id: str, after: int, timeout_s: float, after_token: int = 0, tokens: bool = False
@@ -163,6 +172,18 @@ class Desk:
 
     async def on_show(self, execution_id: str) -> dict[str, Any]:
         return await read_show(self._store, execution_id)
+
+    async def on_history(self, execution_id: str, limit: int | None = None) -> list[dict[str, Any]]:
+        return [state.to_dict() for state in await read_history(self._store, execution_id, limit)]
+
+    async def on_thread(self, method: str, args: dict[str, Any]) -> Any:
+        """Read a thread: one of the reading methods of `ThreadStore`."""
+        if method not in THREAD_READS:
+            raise ServerError(message=f"Threads are not read with {method!r}.")
+        found = await getattr(self._store, method)(**args)
+        if isinstance(found, list):
+            return [asdict(item) for item in found]
+        return None if found is None else asdict(found)
 
     async def on_pending(self) -> list[dict[str, Any]]:
         return [asdict(row) for row in await self._store.pending()]

@@ -25,16 +25,18 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from agentspan.actors.feed import Feed
+from agentspan.actors.reports import Report, Reported, Reports, joined, settle
 from agentspan.agents.spec import AgentSpec
 from agentspan.engine import records as r
 from agentspan.engine.admit import admit
 from agentspan.engine.apply import apply
-from agentspan.engine.decide import CallModel, CallTool, CheckStop, Decision, Effect, LoadSession, decide, recover
+from agentspan.engine.decide import Decision, Effect, LoadFork, LoadSession, decide, recover
 from agentspan.engine.state import ExecutionState, to_snapshot
 from agentspan.engine.view import current_task, status_of
 from agentspan.errors import StoreUnavailableError
 from agentspan.persistence.loading import load_state, pending_rows
 from agentspan.persistence.store import Commit, JournalEntry, PendingRow, RowChange, Store
+from agentspan.persistence.threads import ThreadWrite
 
 log = logging.getLogger("agentspan.driver")
 T = TypeVar("T")
@@ -46,14 +48,15 @@ STORE_RETRY_S = 300.0
 
 
 class Performer(Protocol):
-    """Does the effects. Each method returns the record of what came of it and raises only what must stop the driver."""
+    """Does the effects: `perform` returns the record of what came of one, and raises only what must stop the driver."""
 
     spec: AgentSpec
 
-    async def call_model(self, state: ExecutionState, effect: CallModel) -> r.AnyRecord: ...
-    async def call_tool(self, state: ExecutionState, effect: CallTool) -> r.AnyRecord: ...
-    async def check_stop(self, state: ExecutionState, effect: CheckStop) -> r.AnyRecord: ...
-    async def load_session(self, state: ExecutionState, effect: LoadSession) -> r.AnyRecord: ...
+    async def perform(self, state: ExecutionState, effect: Effect, report: Report) -> r.AnyRecord: ...
+    def hold(self) -> None:
+        """Long effects are to end at their next step border, soon. Said again and again while it is so."""
+        ...
+
     async def on_start(self, state: ExecutionState) -> None: ...
     async def on_end(self, state: ExecutionState, record: r.Finished) -> None: ...
 
@@ -99,6 +102,7 @@ class Driver:
         self._let_go = False
         self._flying: dict[Effect, asyncio.Task[r.AnyRecord]] = {}
         self._landed: list[tuple[Effect, asyncio.Task[r.AnyRecord]]] = []
+        self._reports = Reports(self._wake.set)
         self._delta_bytes = 0
         self._snapshot_bytes = 0
         self._snapshot_seq = -1
@@ -123,6 +127,7 @@ class Driver:
             CorruptRecordError: Its stored state fails a check.
             StoreUnavailableError: The store stayed away too long.
         """
+        self._reports.open()
         await self._load()
         try:
             if self._crashed:
@@ -133,8 +138,12 @@ class Driver:
             if self._state.root.turn == 0:
                 await self._performer.on_start(self._state)
             return await self._loop()
+        except BaseException as problem:
+            self._reports.close(problem)
+            raise
         finally:
             self._feed.close()
+            self._reports.close(RuntimeError("this incarnation has ended"))
             await self._drop_flying()
 
     # --- the loop
@@ -150,9 +159,13 @@ class Driver:
         state = self._state
         while True:
             records, consumed = await self._take_signals()
-            records += self._take_landed()
-            if records or consumed or self._has_conclusions():
-                await self._commit(records, consumed)
+            # What has landed comes after all that was reported on the way.
+            reports = self._reports.take() if self._reports.are_due or self._landed else []
+            landed = self._take_landed()
+            if records or consumed or reports or landed or self._has_conclusions():
+                # Signals first: what they say came before what is reported now can be heard.
+                told = [record for report in reports for record in report.records]
+                await self._commit([*records, *told, *landed], consumed, reports)
                 continue
             if state.is_finished:
                 return Outcome(ended="finished", status=state.status.value)
@@ -197,6 +210,8 @@ class Driver:
         return records
 
     def _launch(self, effects: Sequence[Effect]) -> None:
+        if self._flying and (self._state.paused or self._state.stopping or self._let_go):
+            self._performer.hold()
         for effect in effects:
             if effect not in self._flying:
                 task = asyncio.create_task(self._perform(effect))
@@ -204,15 +219,9 @@ class Driver:
                 task.add_done_callback(lambda done, effect=effect: self._land(effect, done))  # type: ignore[misc]
 
     async def _perform(self, effect: Effect) -> r.AnyRecord:
-        match effect:
-            case CallModel():
-                return await self._performer.call_model(self._state, effect)
-            case CallTool():
-                return await self._performer.call_tool(self._state, effect)
-            case CheckStop():
-                return await self._performer.check_stop(self._state, effect)
-            case LoadSession():
-                return await self._patiently(lambda: self._performer.load_session(self._state, effect))
+        if isinstance(effect, LoadSession | LoadFork):
+            return await self._patiently(lambda: self._performer.perform(self._state, effect, self._reports.add))
+        return await self._performer.perform(self._state, effect, self._reports.add)
 
     def _land(self, effect: Effect, task: asyncio.Task[r.AnyRecord]) -> None:
         if effect in self._flying:  # Else it was dropped, and nobody waits for it.
@@ -221,7 +230,7 @@ class Driver:
 
     async def _wait(self) -> bool:
         """Wait until something happened. False: nothing will for a while, so the process can go (P9)."""
-        if self._landed or self._poked or (self._let_go and not self._flying):
+        if self._landed or self._poked or self._reports.are_due or (self._let_go and not self._flying):
             return True
         now = self._clock()
         wake_at = self._decision.wake_at
@@ -251,7 +260,14 @@ class Driver:
 
     # --- writing
 
-    async def _commit(self, records: list[r.AnyRecord], consumed: Sequence[str] = (), *, progress: bool = True) -> None:
+    async def _commit(
+        self,
+        records: list[r.AnyRecord],
+        consumed: Sequence[str] = (),
+        reports: Sequence[Reported] = (),
+        *,
+        progress: bool = True,
+    ) -> None:
         """Apply records and all that the engine concludes from them, and write it in one transaction."""
         state = self._state
         now = self._clock()
@@ -277,7 +293,17 @@ class Driver:
         entries = self._entries(applied)
         opens = pending_rows(state, exclude=waiting)
         still = {call.call_id for _, call in state.open_asks()}
-        await self._write(entries, consumed, opens, sorted(waiting - still), progress=progress)
+        thread = joined(reports)
+        # That a node started is no progress: one that kills its process would never be given up.
+        progress = progress and (
+            thread is not None or any(not isinstance(record, r.GraphTold) for record, _ in applied)
+        )
+        try:
+            await self._write(entries, consumed, opens, sorted(waiting - still), thread=thread, progress=progress)
+        except BaseException as problem:
+            settle(reports, problem)
+            raise
+        settle(reports)
         self._feed.publish(applied)
 
     def _entries(self, applied: list[tuple[r.AnyRecord, int]]) -> list[JournalEntry]:
@@ -295,6 +321,7 @@ class Driver:
         closes: Sequence[str],
         *,
         progress: bool,
+        thread: ThreadWrite | None = None,
         resident: bool = True,
     ) -> None:
         state = self._state
@@ -320,7 +347,8 @@ class Driver:
             opens=opens,
             closes=closes,
             snapshot=snapshot,
-            progress=progress and bool(entries),
+            thread=thread,
+            progress=progress and bool(entries or thread),
         )
         receipt = await self._patiently(lambda: self._store.commit(commit))
         self._delta_bytes += receipt.bytes_written

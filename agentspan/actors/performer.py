@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -27,7 +27,7 @@ from agentspan.agents.context import InstructionsContext, StopContext, ToolConte
 from agentspan.agents.spec import AgentSpec
 from agentspan.agents.tool_def import ToolDef
 from agentspan.engine import records as r
-from agentspan.engine.decide import CallModel, CallTool, CheckStop, LoadSession
+from agentspan.engine.decide import CallModel, CallTool, CheckStop, Effect, LoadFork, LoadSession, RunGraph
 from agentspan.engine.plan import RequestedCall, plan_calls
 from agentspan.engine.prompt import conversation, ended_conversation, response_format, tool_definitions
 from agentspan.engine.state import ExecutionState
@@ -43,6 +43,7 @@ from agentspan.errors import (
 from agentspan.models.base import Model, ModelReply, ModelRequest
 from agentspan.persistence.bodies import RECORD_SPARE_DEPTH
 from agentspan.persistence.codec import pack
+from agentspan.persistence.forking import forked_snapshot
 from agentspan.persistence.loading import load_state
 from agentspan.persistence.store import Store
 
@@ -87,6 +88,27 @@ class AgentPerformer:
         self._tools: dict[str, ToolDef] = agent.tool_defs
         self._offered = tool_definitions(self.spec)
         self._format = response_format(self.spec)
+
+    async def perform(self, state: ExecutionState, effect: Effect, report: Any) -> r.AnyRecord:
+        """Do one effect; see `driver.Performer`."""
+        match effect:
+            case CallModel():
+                return await self.call_model(state, effect)
+            case CallTool():
+                return await self.call_tool(state, effect)
+            case CheckStop():
+                return await self.check_stop(state, effect)
+            case LoadSession():
+                return await self.load_session(state, effect)
+            case LoadFork():
+                return await self.load_fork(state, effect)
+            case RunGraph():
+                raise AssertionError("a native agent is no graph")
+            case _:
+                assert_never(effect)
+
+    def hold(self) -> None:
+        """Nothing to do: model and tool calls come to their end by themselves."""
 
     # --- models
 
@@ -327,6 +349,10 @@ class AgentPerformer:
             log.warning("session.lost", extra={"execution_id": state.execution_id, "problem": str(problem)})
             messages = []
         return r.SessionLoaded(at=self._clock(), messages=messages)
+
+    async def load_fork(self, state: ExecutionState, effect: LoadFork) -> r.AnyRecord:
+        """Copy the state that the execution this one is forked from had after a step."""
+        return r.Forked(at=self._clock(), snapshot=await forked_snapshot(self._store, state))
 
     async def on_start(self, state: ExecutionState) -> None:
         """Tell the callbacks that the agent starts."""

@@ -17,16 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentspan.actors.driver import Driver
+from agentspan.actors.driver import Driver, Performer
 from agentspan.actors.feed import NO_TOKENS, Feed
 from agentspan.actors.performer import AgentPerformer, PerformerSettings
+from agentspan.agents.agent import Agent
 from agentspan.errors import DeploymentError, StaleEpochError
 from agentspan.models.registry import ModelRegistry
 from agentspan.persistence.opening import open_store
 from agentspan.persistence.store import DeploymentRow, Store
 
 if TYPE_CHECKING:
-    from agentspan.agents.agent import Agent
+    from agentspan.frameworks.langgraph.graphloop import GraphLoop
 
 log = logging.getLogger("agentspan.residence")
 
@@ -62,12 +63,13 @@ class Residence:
         self._host = {"actor": actor_name, "pid": os.getpid(), "node": node, "hostname": socket.gethostname()}
         self._executor = ThreadPoolExecutor(config.parallel_tools_max, thread_name_prefix="tool")
         self._models = ModelRegistry(timeout_s=config.model_timeout_s)
-        self._agents: dict[str, Agent] = {}
+        self._agents: dict[str, Any] = {}
         self._tenants: dict[str, _Tenant] = {}
         self._feeds: dict[str, Feed] = {}
         self._store: Store | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._key = b""
+        self._graphs: GraphLoop | None = None
 
     @property
     def host(self) -> dict[str, Any]:
@@ -109,14 +111,7 @@ class Residence:
         if row.host.get("pid") != self._host["pid"]:
             await store.set_host(execution_id, epoch=epoch, host=self._host)
         agent = await self._agent(row.deployment_id)
-        performer = AgentPerformer(
-            agent,
-            model=self._models.get,
-            store=store,
-            feed=feed,
-            executor=self._executor,
-            settings=PerformerSettings(model_retries_max=self._config.model_retries_max),
-        )
+        performer = self._performer(agent, store, feed)
         driver = Driver(
             execution_id=execution_id,
             epoch=epoch,
@@ -143,6 +138,26 @@ class Residence:
             if not done.done():
                 done.set_result(outcome)
         return outcome
+
+    def _performer(self, agent: Any, store: Store, feed: Feed) -> Performer:
+        if isinstance(agent, Agent):
+            return AgentPerformer(
+                agent,
+                model=self._models.get,
+                store=store,
+                feed=feed,
+                executor=self._executor,
+                settings=PerformerSettings(model_retries_max=self._config.model_retries_max),
+            )
+        # Only here: a process that runs native agents does not pay for importing langgraph.
+        from agentspan.frameworks.langgraph.graphloop import GraphLoop
+        from agentspan.frameworks.langgraph.running import GraphPerformer
+
+        if self._graphs is None:
+            self._graphs = GraphLoop()
+        return GraphPerformer(
+            agent, store=store, loop=self._graphs, token=feed.token, wants_tokens=lambda: feed.wants_tokens
+        )
 
     async def attach(self, execution_id: str) -> dict[str, Any]:
         """Wait for a run that somebody else started. `{"ended": "idle"}` when there is none: it never began or is over."""
@@ -178,7 +193,8 @@ class Residence:
             self._key = Path(self._config.key_path).read_bytes()
         return self._store
 
-    async def _agent(self, deployment_id: str) -> Agent:
+    async def _agent(self, deployment_id: str) -> Any:
+        """The `Agent` or graph of a deployment."""
         agent = self._agents.get(deployment_id)
         if agent is None:
             assert self._store is not None

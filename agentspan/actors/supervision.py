@@ -27,10 +27,12 @@ from agentspan.engine import records as r
 from agentspan.engine.admit import Signal
 from agentspan.errors import (
     AgentNotFoundError,
+    ConfigurationError,
     StoreUnavailableError,
     UnknownExecutionError,
     UnstorableValueError,
 )
+from agentspan.persistence import forking
 from agentspan.persistence.store import ExecutionRow, NewExecution, Store
 
 log = logging.getLogger("agentspan.supervision")
@@ -110,12 +112,39 @@ class Supervision:
 
     # --- what clients ask
 
+    async def _fork(self, new: dict[str, Any]) -> dict[str, Any]:
+        """A request to fork, with what it takes over from the execution it goes on from."""
+        source = new["forked_from"]
+        row = await self._store.row(source)
+        first = (await self._store.journal(source, limit=1))[0].body
+        step, changes = new.get("forked_step"), new.get("forked_state")
+        if first.get("graph") is None:
+            if step is not None and not 0 <= step <= row.seq:
+                problem = f"Execution {source!r} has no step {step}; its steps are 0 to {row.seq}."
+                raise ConfigurationError(problem=problem)
+            unknown = sorted(set(changes or {}) - forking.CHANGES)
+            if unknown:
+                problem = f"A fork can change {', '.join(sorted(forking.CHANGES))}, not {', '.join(unknown)}."
+                raise ConfigurationError(problem=problem)
+        return {
+            "agent": row.agent,
+            "deployment_id": row.deployment_id,
+            "prompt": first.get("prompt"),
+            "graph": first.get("graph"),
+            "timeout_s": first.get("timeout_s"),
+            "metadata": row.metadata,
+            **new,
+        }
+
     async def submit(self, new: dict[str, Any], *, tokens: bool = False) -> dict[str, Any]:
         """Accept an execution. When this returns, P1 holds for it.
 
         `new` has `request_id, agent, prompt`, and may have `deployment_id` (else the agent's current version),
-        `session_id, idempotency_key, timeout_s, metadata`.
+        `session_id, idempotency_key, timeout_s, metadata`; for a graph `graph`, for a fork `forked_from, forked_step,
+        forked_state`.
         """
+        if new.get("forked_from") is not None:
+            new = await self._fork(new)
         deployment_id = new.get("deployment_id")
         if deployment_id is None:
             deployment = await self._store.current_deployment(new["agent"])
@@ -132,6 +161,10 @@ class Supervision:
             session_id=new.get("session_id") or "",
             timeout_s=new.get("timeout_s"),
             metadata=new.get("metadata") or {},
+            graph=new.get("graph"),
+            forked_from=new.get("forked_from"),
+            forked_step=new.get("forked_step"),
+            forked_state=new.get("forked_state"),
         )
         request = NewExecution(
             execution_id=execution_id,

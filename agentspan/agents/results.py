@@ -198,6 +198,8 @@ class AgentResult:
     tool_calls: list[ToolCallRecord] = field(default_factory=list)
     session_id: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    state: Any = None
+    """For a graph: what its `invoke` returns."""
 
     @property
     def is_success(self) -> bool:
@@ -242,6 +244,27 @@ class AgentResult:
         # Text, not markup: an answer may contain square brackets.
         colour = "green" if self.is_success else "red" if self.is_failed else "yellow"
         Console().print(Panel(Text(body), title=Text("Result"), subtitle=Text(facts), border_style=colour))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryState:
+    """One of the states an execution went through."""
+
+    step: int
+    """Give it to `fork` to go on from here. For an agent the number of a record, for a graph LangGraph's step (from -1)."""
+    at: datetime | None = None
+    source: str = ""
+    """What made it: the kind of record (`model`, `tool`, …), or LangGraph's source (`input`, `loop`, `update`, `fork`)."""
+    next: tuple[str, ...] = ()
+    """What comes next: nodes of the graph, or the model and tools of an agent. Empty at the end."""
+    values: Any = None
+    """The state: a graph's values; for an agent `{"messages": […], "state": {…}}`."""
+    checkpoint_id: str = ""
+    """LangGraph's name of it; empty for an agent."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data."""
+        return _plain(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ Both stores write and read bodies only through this file, so they refuse the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any, NamedTuple
 
@@ -14,8 +13,7 @@ from agentspan.errors import CorruptRecordError
 from agentspan.persistence.codec import BlobMemo, BodyError, Packed, pack, unpack
 from agentspan.persistence.rules import STARTED_EVENTS, StoredEntry, check_names
 from agentspan.persistence.store import Commit, JournalEntry, NewExecution, PendingRow
-
-GetBlob = Callable[[bytes], bytes | None]
+from agentspan.persistence.thread_bodies import GetBlob, PackedThread, pack_thread
 
 # What a record says ends up some levels deeper in a snapshot, and a signal in a record: what could be stored once must
 # be storable there too, or the execution would be stuck.
@@ -32,6 +30,8 @@ class PackedCommit(NamedTuple):
     snapshot: Packed | None
     blobs: dict[bytes, str | bytes]
     """The large values of all of them."""
+    thread: PackedThread | None = None
+    """With large values of its own."""
 
 
 def pack_commit(commit: Commit, memo: BlobMemo) -> PackedCommit:
@@ -56,7 +56,8 @@ def pack_commit(commit: Commit, memo: BlobMemo) -> PackedCommit:
     if commit.snapshot is not None:
         snapshot = pack(commit.snapshot, memo, context=snapshot_place(execution_id, commit.seq), large=True)
         blobs.update(snapshot.blobs)
-    return PackedCommit(commit, entries, opens, snapshot, blobs)
+    thread = None if commit.thread is None else pack_thread(execution_id, commit.thread, memo)
+    return PackedCommit(commit, entries, opens, snapshot, blobs, thread)
 
 
 def pack_started(new: NewExecution, session_from: str | None, memo: BlobMemo) -> Packed:

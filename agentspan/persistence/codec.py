@@ -147,9 +147,7 @@ def pack(
         except (ormsgpack.MsgpackEncodeError, RecursionError):
             raise blame(value, depth_max=DEPTH_MAX - spare_depth) from None
     _check_size(len(payload))
-    digest = blake2b(context, digest_size=_DIGEST_BYTES)
-    digest.update(payload)
-    return Packed(_HEAD + digest.digest() + payload, blobs)
+    return Packed(_sealed(payload, context), blobs)
 
 
 def unpack(
@@ -170,6 +168,45 @@ def unpack(
     Raises:
         BodyError: Altered, truncated, moved, written by a newer version, or a large value is missing or altered.
     """
+    return _Reading(get_blob, memo).decode(_payload(data, context))
+
+
+def move(data: bytes, *, context: bytes, to: bytes) -> bytes:
+    """The same body for another place. Raises BodyError if it does not belong to `context`."""
+    return _sealed(_payload(data, context), to)
+
+
+def large_values(data: bytes, *, context: bytes) -> set[bytes]:
+    """The hashes of the large values that a body refers to; none of them is looked at. Raises BodyError."""
+    found = set[bytes]()
+
+    def visit(code: int, content: bytes) -> None:
+        if code in (_TEXT_BLOB, _BYTES_BLOB):
+            found.add(content)
+        elif code in (_TUPLE, _PAIRS):
+            ormsgpack.unpackb(content, ext_hook=visit)
+
+    ormsgpack.unpackb(_payload(data, context), ext_hook=visit)
+    return found
+
+
+def content_hash(content: bytes) -> bytes:
+    """The name of a large value."""
+    return blake2b(content, digest_size=_HASH_BYTES).digest()
+
+
+def blob_bytes(value: Large) -> bytes:
+    """A large value as it is stored. Text and bytes of the same content share a blob; the body says which it is."""
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+
+
+def _sealed(payload: bytes | memoryview, context: bytes) -> bytes:
+    digest = blake2b(context, digest_size=_DIGEST_BYTES)
+    digest.update(payload)
+    return b"".join((_HEAD, digest.digest(), payload))
+
+
+def _payload(data: bytes, context: bytes) -> memoryview:
     if len(data) <= _HEADER_BYTES:
         raise BodyError(f"it is {len(data)} bytes long, too short for a body")
     if data[0] != FORMAT:
@@ -181,17 +218,7 @@ def unpack(
     digest.update(payload)
     if digest.digest() != data[1:_HEADER_BYTES]:
         raise BodyError("its bytes do not fit its digest")
-    return _Reading(get_blob, memo).decode(payload)
-
-
-def content_hash(content: bytes) -> bytes:
-    """The name of a large value."""
-    return blake2b(content, digest_size=_HASH_BYTES).digest()
-
-
-def blob_bytes(value: Large) -> bytes:
-    """A large value as it is stored. Text and bytes of the same content share a blob; the body says which it is."""
-    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+    return payload
 
 
 def _check_size(found_bytes: int) -> None:

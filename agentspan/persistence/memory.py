@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
 from agentspan.engine.admit import Signal
-from agentspan.errors import AmbiguousExecutionError, CorruptRecordError, SequenceConflictError, UnknownExecutionError
+from agentspan.errors import (
+    AmbiguousExecutionError,
+    CorruptRecordError,
+    SequenceConflictError,
+    ThreadOwnedError,
+    UnknownExecutionError,
+)
 from agentspan.persistence import rules
 from agentspan.persistence.bodies import pack_commit, pack_note, pack_signal, pack_started, read_note
-from agentspan.persistence.memory_execution import Blobs, StoredExecution, new_row
+from agentspan.persistence.memory_blobs import Blobs
+from agentspan.persistence.memory_execution import StoredExecution, new_row
+from agentspan.persistence.memory_threads import MemoryThreads
 from agentspan.persistence.store import (
     Accepted,
     Commit,
@@ -32,6 +40,8 @@ from agentspan.persistence.store import (
     Sweep,
     TakenOver,
 )
+from agentspan.persistence.thread_bodies import pack_thread
+from agentspan.persistence.threads import CheckpointRow, ThreadCheckpoint, ThreadWrite, WriteRow
 
 
 class MemoryStore:
@@ -41,6 +51,7 @@ class MemoryStore:
         self._clock = clock
         self._executions: dict[str, StoredExecution] = {}
         self._blobs = Blobs()
+        self._threads = MemoryThreads(self._blobs)
         self._deployments: dict[str, tuple[DeploymentRow, bytes]] = {}
         self._current: dict[str, str] = {}
 
@@ -106,7 +117,7 @@ class MemoryStore:
     async def commit(self, commit: Commit) -> Receipt:
         """See `Store.commit`."""
         packed = pack_commit(commit, self._blobs.memo)
-        return self._held(commit.execution_id).commit(packed)
+        return self._held(commit.execution_id).commit(packed, self._threads)
 
     async def quarantine(self, execution_id: str, *, error: str) -> None:
         """See `Store.quarantine`."""
@@ -225,20 +236,76 @@ class MemoryStore:
         kept = sorted((self._deployments[one] for one in self._current.values()), key=lambda one: one[0].agent)
         return [replace(row, spec=read_note(spec), code=None) for row, spec in kept]
 
+    # --- threads
+
+    async def write_thread(self, thread_id: str, write: ThreadWrite) -> int:
+        """See `ThreadStore.write_thread`."""
+        packed = pack_thread(thread_id, write, self._blobs.memo)
+        self._refuse_owned(thread_id)
+        return self._threads.store(packed)
+
+    async def checkpoint(
+        self, thread_id: str, ns: str = "", checkpoint_id: str | None = None
+    ) -> ThreadCheckpoint | None:
+        """See `ThreadStore.checkpoint`."""
+        return self._threads.checkpoint(thread_id, ns, checkpoint_id)
+
+    async def checkpoints(self, thread_id: str, ns: str, checkpoint_ids: Sequence[str]) -> list[CheckpointRow]:
+        """See `ThreadStore.checkpoints`."""
+        return self._threads.checkpoints(thread_id, ns, checkpoint_ids)
+
+    async def list_checkpoints(
+        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+    ) -> list[ThreadCheckpoint]:
+        """See `ThreadStore.list_checkpoints`."""
+        return self._threads.listing(thread_id, ns, before, limit)
+
+    async def checkpoint_writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[WriteRow]:
+        """See `ThreadStore.checkpoint_writes`."""
+        return self._threads.writes(thread_id, ns, checkpoint_id)
+
+    async def delete_checkpoints(self, thread_id: str, checkpoint_ids: Sequence[tuple[str, str]]) -> None:
+        """See `ThreadStore.delete_checkpoints`."""
+        held = self._threads.blobs_of([thread_id])
+        self._threads.delete_checkpoints(thread_id, checkpoint_ids)
+        self._blobs.drop(held - self._needed())
+
+    async def delete_thread(self, thread_id: str) -> None:
+        """See `ThreadStore.delete_thread`."""
+        self._refuse_owned(thread_id)
+        held = self._threads.blobs_of([thread_id])
+        self._threads.remove([thread_id])
+        self._blobs.drop(held - self._needed())
+
+    async def copy_thread(self, source: str, target: str) -> None:
+        """See `ThreadStore.copy_thread`."""
+        rules.check_names(target=target)
+        self._refuse_owned(target)
+        self._threads.copy(source, target)
+
+    def _refuse_owned(self, thread_id: str) -> None:
+        if thread_id in self._executions:
+            raise ThreadOwnedError(thread_id=thread_id)
+
+    def _needed(self, *, without: Set[str] = frozenset()) -> set[bytes]:
+        """The large values that executions and threads refer to, without some of them."""
+        kept = [one.blobs for name, one in self._executions.items() if name not in without]
+        return self._threads.blobs_of(self._threads.names() - without).union(*kept)
+
     # --- upkeep
 
     async def gc(self, *, finished_before: float, dry_run: bool = True, limit: int = 10_000) -> Sweep:
         """See `Store.gc`."""
         doomed = self._expired(finished_before)[:limit]
         names = {one.execution_id for one in doomed}
-        needed = set[bytes]().union(*(one.blobs for name, one in self._executions.items() if name not in names))
-        orphans = set[bytes]().union(*(one.blobs for one in doomed)) - needed
+        orphans = self._threads.blobs_of(names).union(*(one.blobs for one in doomed)) - self._needed(without=names)
         sweep = Sweep(
             executions=len(doomed),
             records=sum(len(one.records) for one in doomed),
             blobs=len(orphans),
             bytes=sum(len(entry.body) for one in doomed for entry in one.records)
             + sum(len(one.snapshot[1]) for one in doomed if one.snapshot is not None)
+            + self._threads.bytes_of(names)
             + sum(len(self._blobs.kept[orphan]) for orphan in orphans),
             dry_run=dry_run,
             execution_ids=[one.execution_id for one in doomed],
@@ -246,8 +313,8 @@ class MemoryStore:
         if not dry_run:
             for name in names:
                 del self._executions[name]
-            for orphan in orphans:
-                del self._blobs.kept[orphan]
+            self._threads.remove(names)
+            self._blobs.drop(orphans)
         return sweep
 
     def _expired(self, finished_before: float) -> list[StoredExecution]:
@@ -271,6 +338,7 @@ class MemoryStore:
             "kind": "memory",
             "where": "this process",
             "schema_version": 0,
-            "bytes": bodies + sum(map(len, self._blobs.kept.values())),
+            "bytes": bodies + self._threads.bytes_of(self._threads.names()) + sum(map(len, self._blobs.kept.values())),
             "statuses": dict(sorted(Counter(one.row.status for one in made).items())),
+            "threads": len(self._threads),
         }

@@ -19,8 +19,10 @@ from agentspan.persistence.bodies import (
     read_signal,
     read_snapshot,
 )
-from agentspan.persistence.codec import BlobMemo, Large, blob_bytes
+from agentspan.persistence.codec import BlobMemo, Large
 from agentspan.persistence.decisions import judge
+from agentspan.persistence.memory_blobs import Blobs
+from agentspan.persistence.memory_threads import MemoryThreads
 from agentspan.persistence.store import (
     Accepted,
     ExecutionRow,
@@ -31,25 +33,6 @@ from agentspan.persistence.store import (
     Receipt,
     TakenOver,
 )
-
-
-class Blobs:
-    """Large values by hash."""
-
-    def __init__(self) -> None:
-        self.memo = BlobMemo()
-        self.kept: dict[bytes, bytes] = {}
-
-    def get(self, content_hash: bytes) -> bytes | None:
-        """One value."""
-        return self.kept.get(content_hash)
-
-    def add(self, content_hash: bytes, value: Large) -> int:
-        """Keep a value; returns the bytes written."""
-        if content_hash in self.kept:
-            return 0
-        self.kept[content_hash] = blob_bytes(value)
-        return len(self.kept[content_hash])
 
 
 @dataclass(slots=True)
@@ -153,7 +136,7 @@ class StoredExecution:
         self.row = replace(self.row, status=rules.RUNNING, error=None, resident=True, crashes=0, updated_at=now)
         return True
 
-    def commit(self, packed: PackedCommit) -> Receipt:
+    def commit(self, packed: PackedCommit, threads: MemoryThreads) -> Receipt:
         """One step."""
         row = self.row
         is_new = rules.is_new(
@@ -166,7 +149,10 @@ class StoredExecution:
         )
         bytes_written = sum(len(entry.body) for entry in packed.entries)
         snapshot_bytes = 0 if packed.snapshot is None else len(packed.snapshot.data)
+        thread_bytes = 0 if packed.thread is None else packed.thread.bytes
         if is_new:
+            if packed.thread is not None:
+                thread_bytes = threads.store(packed.thread)  # First, because it may fail.
             self.records += packed.entries
             bytes_written += self.keep_blobs(packed.blobs)
             if packed.snapshot is not None:
@@ -174,7 +160,7 @@ class StoredExecution:
             ends = packed.commit.change.status in rules.FINISHED
             self._change_waiting(packed, ends)
             self._change_row(packed, ends)
-        return Receipt(bytes_written=bytes_written, snapshot_bytes=snapshot_bytes)
+        return Receipt(bytes_written=bytes_written, snapshot_bytes=snapshot_bytes, thread_bytes=thread_bytes)
 
     def _change_waiting(self, packed: PackedCommit, ends: bool) -> None:
         for signal_id in packed.commit.consumed:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from collections import deque
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from agentspan.agents.results import AgentResult, AgentStatus, Status
+from agentspan.agents.results import AgentResult, AgentStatus, HistoryState, Status
+from agentspan.engine.apply import apply
 from agentspan.engine.events import events_of
 from agentspan.engine.records import from_plain
+from agentspan.engine.state import ExecutionState
 from agentspan.engine.view import agent_result, agent_status
 from agentspan.errors import CorruptRecordError
 from agentspan.persistence.loading import load_state
@@ -25,12 +29,37 @@ async def read_status(store: Store, execution_id: str) -> AgentStatus:
     return agent_status(state, status=row.status, current=row.current_task, pending=pending)
 
 
-async def read_result(store: Store, execution_id: str) -> AgentResult:
-    """The result of a settled execution."""
+async def read_result(store: Store, execution_id: str) -> tuple[AgentResult, bytes]:
+    """The result of a settled execution and, for a graph, its final state as the adapter encoded it."""
     row = await store.row(execution_id)
     if row.status == Status.QUARANTINED.value:
-        return AgentResult(output=None, execution_id=execution_id, status=Status.QUARANTINED, error=row.error)
-    return agent_result(load_state(await store.load(execution_id)))
+        return AgentResult(output=None, execution_id=execution_id, status=Status.QUARANTINED, error=row.error), b""
+    state = load_state(await store.load(execution_id))
+    return agent_result(state), state.root.graph.state if state.root.graph is not None else b""
+
+
+async def read_history(store: Store, execution_id: str, limit: int | None) -> list[HistoryState]:
+    """The states of a native execution, one for each record, newest first."""
+    states: deque[HistoryState] = deque(maxlen=limit)
+    state = ExecutionState(execution_id=execution_id)
+    last = (await store.row(execution_id)).seq
+    while state.seq < last:
+        for entry in await store.journal(execution_id, after_seq=state.seq):
+            record = from_plain(entry.kind, entry.body)
+            apply(state, record)
+            if limit is not None and entry.seq <= last - limit:
+                continue
+            states.appendleft(
+                HistoryState(
+                    step=entry.seq,
+                    at=datetime.fromtimestamp(record.at, UTC),
+                    source=entry.kind,
+                    next=tuple(call.name for call in state.root.calls if call.phase != "done")
+                    or (() if state.root.answered or state.is_finished else ("model",)),
+                    values={"messages": copy.deepcopy(state.root.messages), "state": copy.deepcopy(state.shared)},
+                )
+            )
+    return list(states)
 
 
 async def read_events(store: Store, execution_id: str, after: int, limit: int = 500) -> dict[str, Any]:

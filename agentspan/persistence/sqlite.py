@@ -4,8 +4,9 @@ Every process opens the file itself. SQLite's lock orders the writers of differe
 `sqlite_link`) shares one disk flush among the writes of one process, and a second connection reads without waiting for
 either. Write-ahead log with `synchronous=FULL`: what was acknowledged survives a power cut.
 
-The statements live in `sqlite_rows` (reads), `sqlite_writes` and `sqlite_upkeep`; values are packed and checked here,
-on the caller's side, so that a transaction is over as fast as SQLite can be.
+The statements live in `sqlite_rows` (reads), `sqlite_writes` and `sqlite_upkeep`, those of threads in
+`sqlite_thread_rows` and `sqlite_threads`; values are packed and checked here, on the caller's side, so that a
+transaction is over as fast as SQLite can be.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from agentspan.engine.admit import Signal
-from agentspan.persistence import sqlite_rows, sqlite_upkeep, sqlite_writes
+from agentspan.persistence import sqlite_rows, sqlite_thread_rows, sqlite_threads, sqlite_upkeep, sqlite_writes
 from agentspan.persistence.bodies import pack_commit, pack_note, pack_signal, pack_started
 from agentspan.persistence.codec import BlobMemo
 from agentspan.persistence.decisions import needs_schema
@@ -39,6 +40,8 @@ from agentspan.persistence.store import (
     Sweep,
     TakenOver,
 )
+from agentspan.persistence.thread_bodies import pack_thread
+from agentspan.persistence.threads import CheckpointRow, ThreadCheckpoint, ThreadWrite, WriteRow
 
 LOCKED_MAX_S = 30.0
 """How long a write waits for other processes' transactions before the store counts as unavailable."""
@@ -127,7 +130,7 @@ class SqliteStore:
     async def commit(self, commit: Commit) -> Receipt:
         """See `Store.commit`."""
         packed = pack_commit(commit, self._memo)
-        return await self._link.write(lambda db: sqlite_writes.commit(db, packed, self._numbers))
+        return await self._link.write(lambda db: sqlite_writes.commit(db, packed, self._numbers, self._memo))
 
     async def quarantine(self, execution_id: str, *, error: str) -> None:
         """See `Store.quarantine`."""
@@ -211,6 +214,52 @@ class SqliteStore:
         """See `Store.deployments`."""
         return await self._link.read(sqlite_rows.deployments)
 
+    # --- threads
+
+    async def write_thread(self, thread_id: str, write: ThreadWrite) -> int:
+        """See `ThreadStore.write_thread`."""
+        packed = pack_thread(thread_id, write, self._memo)
+        return await self._link.write(lambda db: sqlite_threads.write_thread(db, packed, self._memo))
+
+    async def checkpoint(
+        self, thread_id: str, ns: str = "", checkpoint_id: str | None = None
+    ) -> ThreadCheckpoint | None:
+        """See `ThreadStore.checkpoint`."""
+        return await self._link.read(
+            lambda db: sqlite_thread_rows.checkpoint(db, thread_id, ns, checkpoint_id, self._memo)
+        )
+
+    async def checkpoints(self, thread_id: str, ns: str, checkpoint_ids: Sequence[str]) -> list[CheckpointRow]:
+        """See `ThreadStore.checkpoints`."""
+        return await self._link.read(
+            lambda db: sqlite_thread_rows.checkpoints(db, thread_id, ns, checkpoint_ids, self._memo)
+        )
+
+    async def list_checkpoints(
+        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+    ) -> list[ThreadCheckpoint]:
+        """See `ThreadStore.list_checkpoints`."""
+        return await self._link.read(
+            lambda db: sqlite_thread_rows.listing(db, thread_id, ns, before, limit, self._memo)
+        )
+
+    async def checkpoint_writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[WriteRow]:
+        """See `ThreadStore.checkpoint_writes`."""
+        return await self._link.read(lambda db: sqlite_thread_rows.writes(db, thread_id, ns, checkpoint_id, self._memo))
+
+    async def delete_checkpoints(self, thread_id: str, checkpoint_ids: Sequence[tuple[str, str]]) -> None:
+        """See `ThreadStore.delete_checkpoints`."""
+        await self._link.write(lambda db: sqlite_threads.delete_checkpoints(db, thread_id, checkpoint_ids))
+
+    async def delete_thread(self, thread_id: str) -> None:
+        """See `ThreadStore.delete_thread`. Freed pages are used again; the file does not shrink."""
+        await self._link.write(lambda db: sqlite_threads.delete_thread(db, thread_id))
+
+    async def copy_thread(self, source: str, target: str) -> None:
+        """See `ThreadStore.copy_thread`."""
+        check_names(target=target)
+        await self._link.write(lambda db: sqlite_threads.copy_thread(db, source, target))
+
     # --- upkeep
 
     async def gc(self, *, finished_before: float, dry_run: bool = True, limit: int = 10_000) -> Sweep:
@@ -218,7 +267,7 @@ class SqliteStore:
         doomed = await self._link.read(lambda db: sqlite_upkeep.expired(db, finished_before, limit))
         removed = sqlite_upkeep.Removed()
         if dry_run:
-            removed, _ = await self._link.read(lambda db: sqlite_upkeep.weigh(db, doomed))
+            removed = await self._link.read(lambda db: sqlite_upkeep.weigh(db, doomed))
         else:
             for start in range(0, len(doomed), sqlite_upkeep.GC_BATCH):
                 batch = doomed[start : start + sqlite_upkeep.GC_BATCH]

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from agentspan.errors import ConfigurationError, StoreUnavailableError, StoreVersionError
 
-SCHEMA_VERSION = 1
-"""The last migration. 1: first release."""
+SCHEMA_VERSION = 2
+"""The last migration. 1: first release. 2: threads."""
 APPLICATION_ID = 0x41675370
 """Marks a file as an AgentSpan store ("AgSp")."""
 PAGE_BYTES = 1024

@@ -11,7 +11,6 @@ from typing import Any
 from agentspan.engine.admit import Signal
 from agentspan.errors import AmbiguousExecutionError, CorruptRecordError, UnknownExecutionError
 from agentspan.persistence.bodies import (
-    GetBlob,
     check_tail,
     read_entry,
     read_note,
@@ -22,6 +21,7 @@ from agentspan.persistence.bodies import (
 from agentspan.persistence.codec import BlobMemo
 from agentspan.persistence.rules import CANDIDATES_MAX, StoredEntry, legible, name_candidates
 from agentspan.persistence.store import DeploymentRow, ExecutionRow, JournalEntry, Loaded, PendingRow
+from agentspan.persistence.thread_bodies import GetBlob
 
 log = logging.getLogger("agentspan.store")
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentspan.persistence import rules
+from agentspan.persistence.sqlite_blobs import drop_owners, orphans
 from agentspan.persistence.sqlite_rows import key
+from agentspan.persistence.sqlite_threads import bytes_of, threads_of
+from agentspan.persistence.sqlite_threads import remove as remove_threads
 
 GC_BATCH = 50
 """Executions removed in one transaction, so that commits get their turn between two."""
@@ -46,8 +49,8 @@ def expired(db: sqlite3.Connection, finished_before: float, limit: int) -> list[
     return [(int(number), str(execution_id)) for number, execution_id in found]
 
 
-def weigh(db: sqlite3.Connection, executions: Sequence[tuple[int, str]]) -> tuple[Removed, list[int]]:
-    """What removing them would free, and the large values that only they refer to."""
+def weigh(db: sqlite3.Connection, executions: Sequence[tuple[int, str]]) -> Removed:
+    """What removing them would free."""
     removed = Removed(execution_ids=[execution_id for _, execution_id in executions])
     for number, _ in executions:
         count, size = db.execute(
@@ -57,16 +60,13 @@ def weigh(db: sqlite3.Connection, executions: Sequence[tuple[int, str]]) -> tupl
         kept = db.execute("SELECT total(length(body)) FROM snapshots WHERE execution = ?", (number,)).fetchone()[0]
         removed.records += count
         removed.bytes += int(size + kept)
-    numbers = json.dumps([number for number, _ in executions])
-    orphans = db.execute(
-        "SELECT DISTINCT r.blob, length(b.body) FROM blob_refs r JOIN blobs b ON b.id = r.blob "
-        "WHERE r.execution IN (SELECT value FROM json_each(?1)) AND NOT EXISTS "
-        "(SELECT 1 FROM blob_refs o WHERE o.blob = r.blob AND o.execution NOT IN (SELECT value FROM json_each(?1)))",
-        (numbers,),
-    ).fetchall()
-    removed.blobs = len(orphans)
-    removed.bytes += sum(size for _, size in orphans)
-    return removed, [blob for blob, _ in orphans]
+    threads = threads_of(db, removed.execution_ids)
+    removed.bytes += sum(bytes_of(db, thread) for thread in threads)
+    owners = [number for number, _ in executions] + [-thread for thread in threads]
+    unneeded = orphans(db, owners)
+    removed.blobs = len(unneeded)
+    removed.bytes += sum(size for _, size in unneeded)
+    return removed
 
 
 def remove(db: sqlite3.Connection, executions: Sequence[tuple[int, str]], finished_before: float) -> Removed:
@@ -74,21 +74,29 @@ def remove(db: sqlite3.Connection, executions: Sequence[tuple[int, str]], finish
     numbers = json.dumps([number for number, _ in executions])
     still = _EXPIRED + "AND id IN (SELECT value FROM json_each(?))"
     doomed = db.execute(still, (finished_before, _FINISHED, numbers)).fetchall()
-    removed, orphans = weigh(db, doomed)
+    removed = weigh(db, doomed)
+    threads = threads_of(db, removed.execution_ids)
+    drop_owners(db, [number for number, _ in doomed] + [-thread for thread in threads])
+    remove_threads(db, threads)
     for number, _ in doomed:
         db.execute("DELETE FROM records WHERE id >= ? AND id < ?", (key(number, 0), key(number + 1, 0)))
-        for table in ("snapshots", "pending", "inbox", "metadata", "blob_refs"):
+        for table in ("snapshots", "pending", "inbox", "metadata"):
             db.execute(f"DELETE FROM {table} WHERE execution = ?", (number,))
         db.execute("DELETE FROM executions WHERE id = ?", (number,))
-    db.executemany("DELETE FROM blobs WHERE id = ?", [(blob,) for blob in orphans])
     return removed
 
 
 def info(db: sqlite3.Connection) -> dict[str, Any]:
-    """Schema version, size, and executions by status."""
+    """Schema version, size, executions by status, and threads."""
     (pages,) = db.execute("PRAGMA page_count").fetchone()
     (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     statuses = dict(db.execute("SELECT status, count(*) FROM executions GROUP BY status ORDER BY status").fetchall())
-    size = pages * page_bytes
-    return {"schema_version": version, "bytes": size, "statuses": statuses, "sqlite": sqlite3.sqlite_version}
+    (threads,) = db.execute("SELECT count(*) FROM threads").fetchone()
+    return {
+        "schema_version": version,
+        "bytes": pages * page_bytes,
+        "statuses": statuses,
+        "threads": threads,
+        "sqlite": sqlite3.sqlite_version,
+    }

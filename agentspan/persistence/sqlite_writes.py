@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
 from typing import Any
 
 from agentspan.engine.admit import DECISIONS, Signal
 from agentspan.errors import ExecutionFinishedError, SequenceConflictError, StaleEpochError, UnknownExecutionError
-from agentspan.persistence import rules
+from agentspan.persistence import rules, sqlite_threads
 from agentspan.persistence import sqlite_rows as read
 from agentspan.persistence.bodies import PackedCommit, pack_note, pack_signal, pack_started, read_signal
-from agentspan.persistence.codec import BlobMemo, Packed, blob_bytes
+from agentspan.persistence.codec import BlobMemo, Packed
 from agentspan.persistence.decisions import judge
+from agentspan.persistence.sqlite_blobs import keep_blobs
 from agentspan.persistence.store import Accepted, Created, DeploymentRow, NewExecution, Receipt, TakenOver
 
 _NOBODY = b""
@@ -78,21 +78,6 @@ def _session_before(db: sqlite3.Connection, new: NewExecution) -> tuple[int, str
     return None if found is None else (found[0], found[1])
 
 
-def keep_blobs(db: sqlite3.Connection, execution: int, blobs: Mapping[bytes, str | bytes]) -> int:
-    """Store large values that are not there yet; returns the bytes written."""
-    written = 0
-    for content_hash, value in blobs.items():
-        found = db.execute("SELECT id FROM blobs WHERE hash = ?", (content_hash,)).fetchone()
-        if found is None:
-            content = blob_bytes(value)
-            blob = db.execute("INSERT INTO blobs (hash, body) VALUES (?, ?)", (content_hash, content)).lastrowid
-            written += len(content)
-        else:
-            blob = found[0]
-        db.execute("INSERT OR IGNORE INTO blob_refs VALUES (?, ?)", (execution, blob))
-    return written
-
-
 def take_over(
     db: sqlite3.Connection, execution_id: str, host: bytes, expected_epoch: int | None, blame: bool, now: float
 ) -> TakenOver:
@@ -127,7 +112,7 @@ def _held(db: sqlite3.Connection, execution_id: str, more: str) -> tuple[Any, ..
     return found
 
 
-def commit(db: sqlite3.Connection, packed: PackedCommit, numbers: dict[str, int]) -> Receipt:
+def commit(db: sqlite3.Connection, packed: PackedCommit, numbers: dict[str, int], memo: BlobMemo) -> Receipt:
     """One step. The order of statements does not matter: nobody sees one without the others.
 
     Args:
@@ -135,10 +120,12 @@ def commit(db: sqlite3.Connection, packed: PackedCommit, numbers: dict[str, int]
         packed: The step.
         numbers: Rowids of executions this process wrote to lately. With it the usual commit is one UPDATE, which is its
             check as well, and one INSERT.
+        memo: Hashes of large values.
     """
     given, entries = packed.commit, packed.entries
     bytes_written = sum([len(entry.body) for entry in entries])
     snapshot_bytes = 0 if packed.snapshot is None else len(packed.snapshot.data)
+    thread_bytes = 0 if packed.thread is None else packed.thread.bytes
     execution = numbers.get(given.execution_id)
     if execution is None or not _change_row(db, execution, packed):
         # Not known here, or not the usual case: find out which, and say so.
@@ -152,7 +139,7 @@ def commit(db: sqlite3.Connection, packed: PackedCommit, numbers: dict[str, int]
             stored=lambda first, last: read.records_between(db, execution, first, last),
         )
         if not is_new:
-            return Receipt(bytes_written=bytes_written, snapshot_bytes=snapshot_bytes)
+            return Receipt(bytes_written=bytes_written, snapshot_bytes=snapshot_bytes, thread_bytes=thread_bytes)
         changed = _change_row(db, execution, packed)
         assert changed, "rules.is_new and the WHERE of the UPDATE say the same"
         if len(numbers) >= NUMBERS_MAX:
@@ -167,11 +154,13 @@ def commit(db: sqlite3.Connection, packed: PackedCommit, numbers: dict[str, int]
         bytes_written += keep_blobs(db, execution, packed.blobs)
     if packed.snapshot is not None:
         db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (execution, given.seq, packed.snapshot.data))
+    if packed.thread is not None:
+        thread_bytes = sqlite_threads.store(db, packed.thread, memo)
     if given.consumed or given.opens or given.closes:
         _change_waiting(db, execution, packed)
     if given.change.status in rules.SETTLED:
         _settle(db, execution, given.change.status)
-    return Receipt(bytes_written=bytes_written, snapshot_bytes=snapshot_bytes)
+    return Receipt(bytes_written=bytes_written, snapshot_bytes=snapshot_bytes, thread_bytes=thread_bytes)
 
 
 def _change_row(db: sqlite3.Connection, execution: int, packed: PackedCommit) -> bool:

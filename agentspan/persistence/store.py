@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agentspan.engine.admit import Signal
+from agentspan.persistence.threads import ThreadStore, ThreadWrite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,8 @@ class RowChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """One step: everything that becomes true together. With no records it only changes the row (hibernation)."""
+    """One step: everything that becomes true together. With no records it only changes the row (hibernation) and the thread
+    (and sent again it does so again, to the same end)."""
 
     execution_id: str
     epoch: int
@@ -156,6 +158,8 @@ class Commit:
     """The full state as of `seq`; replaces the one before."""
     progress: bool = True
     """Resets the crash count: something new was achieved."""
+    thread: ThreadWrite | None = None
+    """What this step adds to the execution's thread (which has the execution's ID)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +169,8 @@ class Receipt:
     bytes_written: int
     """Bytes of record bodies (and of their new large values)."""
     snapshot_bytes: int = 0
+    thread_bytes: int = 0
+    """Bytes of the thread's bodies (and of their new large values)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +241,7 @@ class Sweep:
     execution_ids: Sequence[str] = ()
 
 
-class Store(Protocol):
+class Store(ThreadStore, Protocol):
     """Persistent storage. All methods may raise `StoreUnavailableError` (outcome unknown)."""
 
     async def close(self) -> None:
@@ -378,9 +384,9 @@ class Store(Protocol):
     # --- upkeep
 
     async def gc(self, *, finished_before: float, dry_run: bool = True, limit: int = 10_000) -> Sweep:
-        """Remove executions that ended before an instant, with all that only they refer to."""
+        """Remove executions that ended before an instant, with their threads and all that only they refer to."""
         ...
 
     async def info(self) -> dict[str, Any]:
-        """For `doctor`: kind, where, schema version, size in bytes, counts by status."""
+        """For `doctor`: kind, where, schema version, size in bytes, counts by status, number of threads."""
         ...

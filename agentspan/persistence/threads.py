@@ -73,7 +73,9 @@ class ThreadStore(Protocol):
         """
         ...
 
-    async def checkpoint(self, thread_id: str, ns: str = "", checkpoint_id: str | None = None) -> ThreadCheckpoint | None:
+    async def checkpoint(
+        self, thread_id: str, ns: str = "", checkpoint_id: str | None = None
+    ) -> ThreadCheckpoint | None:
         """One checkpoint with its writes, sorted by (task_path, task_id, idx); without an ID the one stored last."""
         ...
 

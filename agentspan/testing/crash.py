@@ -38,6 +38,7 @@ from agentspan.persistence.store import (
     Sweep,
     TakenOver,
 )
+from agentspan.persistence.threads import CheckpointRow, ThreadCheckpoint, ThreadWrite, WriteRow
 
 T = TypeVar("T")
 
@@ -218,6 +219,46 @@ class CrashingStore:
     async def deployments(self) -> list[DeploymentRow]:
         """See `Store.deployments`."""
         return await self._through("deployments", self._store.deployments)
+
+    async def write_thread(self, thread_id: str, write: ThreadWrite) -> int:
+        """See `ThreadStore.write_thread`."""
+        return await self._through("write_thread", lambda: self._store.write_thread(thread_id, write))
+
+    async def checkpoint(
+        self, thread_id: str, ns: str = "", checkpoint_id: str | None = None
+    ) -> ThreadCheckpoint | None:
+        """See `ThreadStore.checkpoint`."""
+        return await self._through("checkpoint", lambda: self._store.checkpoint(thread_id, ns, checkpoint_id))
+
+    async def checkpoints(self, thread_id: str, ns: str, checkpoint_ids: Sequence[str]) -> list[CheckpointRow]:
+        """See `ThreadStore.checkpoints`."""
+        return await self._through("checkpoints", lambda: self._store.checkpoints(thread_id, ns, checkpoint_ids))
+
+    async def list_checkpoints(
+        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+    ) -> list[ThreadCheckpoint]:
+        """See `ThreadStore.list_checkpoints`."""
+        return await self._through(
+            "list_checkpoints", lambda: self._store.list_checkpoints(thread_id, ns=ns, before=before, limit=limit)
+        )
+
+    async def checkpoint_writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[WriteRow]:
+        """See `ThreadStore.checkpoint_writes`."""
+        return await self._through(
+            "checkpoint_writes", lambda: self._store.checkpoint_writes(thread_id, ns, checkpoint_id)
+        )
+
+    async def delete_checkpoints(self, thread_id: str, checkpoint_ids: Sequence[tuple[str, str]]) -> None:
+        """See `ThreadStore.delete_checkpoints`."""
+        await self._through("delete_checkpoints", lambda: self._store.delete_checkpoints(thread_id, checkpoint_ids))
+
+    async def delete_thread(self, thread_id: str) -> None:
+        """See `ThreadStore.delete_thread`."""
+        await self._through("delete_thread", lambda: self._store.delete_thread(thread_id))
+
+    async def copy_thread(self, source: str, target: str) -> None:
+        """See `ThreadStore.copy_thread`."""
+        await self._through("copy_thread", lambda: self._store.copy_thread(source, target))
 
     async def gc(self, *, finished_before: float, dry_run: bool = True, limit: int = 10_000) -> Sweep:
         """See `Store.gc`."""

@@ -19,11 +19,12 @@ from typing import Any
 
 from agentspan.actors.driver import Driver, Outcome
 from agentspan.actors.performer import AgentPerformer
+from agentspan.actors.reports import Report
 from agentspan.agents.agent import Agent
 from agentspan.agents.spec import OnCrash, ToolSpec
 from agentspan.engine import records as r
 from agentspan.engine.admit import Signal
-from agentspan.engine.decide import CallModel, CallTool, CheckStop, LoadSession
+from agentspan.engine.decide import CallModel, CallTool, CheckStop, Effect
 from agentspan.engine.records import from_plain
 from agentspan.engine.state import ExecutionState, to_snapshot
 from agentspan.engine.view import status_of
@@ -179,10 +180,19 @@ class CrashingPerformer:
         self._ledger = ledger
         self.spec = performer.spec
 
-    async def call_model(self, state: ExecutionState, effect: CallModel) -> r.AnyRecord:
-        return await self._point.through("model", lambda: self._performer.call_model(state, effect))
+    async def perform(self, state: ExecutionState, effect: Effect, report: Report) -> r.AnyRecord:
+        if isinstance(effect, CallModel):
+            return await self._point.through("model", lambda: self._performer.call_model(state, effect))
+        if isinstance(effect, CallTool):
+            return await self._call_tool(state, effect)
+        if isinstance(effect, CheckStop):
+            return await self._point.through("stop_when", lambda: self._performer.check_stop(state, effect))
+        return await self._performer.perform(state, effect, report)
 
-    async def call_tool(self, state: ExecutionState, effect: CallTool) -> r.AnyRecord:
+    def hold(self) -> None:
+        self._performer.hold()
+
+    async def _call_tool(self, state: ExecutionState, effect: CallTool) -> r.AnyRecord:
         call = state.call(effect.path, effect.call_id)
         assert call is not None
         key = f"{state.execution_id}:{effect.path}:{effect.call_id}"
@@ -198,12 +208,6 @@ class CrashingPerformer:
                 self._ledger.end(call.name)
 
         return await self._point.through(f"tool:{call.name}", perform)
-
-    async def check_stop(self, state: ExecutionState, effect: CheckStop) -> r.AnyRecord:
-        return await self._point.through("stop_when", lambda: self._performer.check_stop(state, effect))
-
-    async def load_session(self, state: ExecutionState, effect: LoadSession) -> r.AnyRecord:
-        return await self._performer.load_session(state, effect)
 
     async def on_start(self, state: ExecutionState) -> None:
         await self._performer.on_start(state)

@@ -11,11 +11,12 @@ import pytest
 from agentspan.actors import driver as driver_module
 from agentspan.actors.driver import Driver, Outcome
 from agentspan.actors.feed import Feed
+from agentspan.actors.reports import Report
 from agentspan.agents.spec import AgentSpec, ToolKind
 from agentspan.engine import records as r
 from agentspan.engine.admit import Signal
 from agentspan.engine.apply import apply
-from agentspan.engine.decide import CallModel, CallTool, CheckStop, LoadSession
+from agentspan.engine.decide import CallModel, CallTool, CheckStop, Effect, LoadSession, RunGraph
 from agentspan.engine.state import ExecutionState, to_snapshot
 from agentspan.errors import CorruptRecordError, StaleEpochError, StoreUnavailableError
 from agentspan.persistence.loading import load_state
@@ -52,17 +53,13 @@ class Stage:
             if self.running.get(key) is future:
                 del self.running[key]
 
-    async def call_model(self, state: ExecutionState, effect: CallModel) -> r.AnyRecord:
-        return await self._effect("model", effect)
+    async def perform(self, state: ExecutionState, effect: Effect, report: Report) -> r.AnyRecord:
+        self.report = report
+        keys: dict[type, str] = {CallModel: "model", CheckStop: "stop", LoadSession: "session", RunGraph: "graph"}
+        return await self._effect(keys.get(type(effect)) or effect.call_id, effect)
 
-    async def call_tool(self, state: ExecutionState, effect: CallTool) -> r.AnyRecord:
-        return await self._effect(effect.call_id, effect)
-
-    async def check_stop(self, state: ExecutionState, effect: CheckStop) -> r.AnyRecord:
-        return await self._effect("stop", effect)
-
-    async def load_session(self, state: ExecutionState, effect: LoadSession) -> r.AnyRecord:
-        return await self._effect("session", effect)
+    def hold(self) -> None:
+        self.told.append("hold")
 
     async def on_start(self, state: ExecutionState) -> None:
         self.told.append("start")
@@ -499,7 +496,9 @@ async def test_an_effect_that_is_cancelled_from_inside_is_not_waited_for_for_eve
 @virtual
 async def test_an_effect_that_does_not_let_itself_be_cancelled_does_not_hold_up_the_end():
     class Stubborn(Stage):
-        async def call_tool(self, state: ExecutionState, effect: CallTool) -> r.AnyRecord:
+        async def perform(self, state: ExecutionState, effect: Effect, report: Report) -> r.AnyRecord:
+            if not isinstance(effect, CallTool):
+                return await super().perform(state, effect, report)
             self.begun.append(effect)
             try:
                 await asyncio.Event().wait()

@@ -109,12 +109,12 @@ def test_the_last_migration_is_the_schema_version() -> None:
 async def test_a_migration_that_fails_leaves_the_store_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with SqliteStore.open(path) as store:
         await begin(store)
-    first = sqlite_file.migration
+    released, last = sqlite_file.migration, sqlite_file.SCHEMA_VERSION
 
     def broken(number: int) -> str:
-        return first(number) if number == 1 else "CREATE TABLE extra (x);\nCREATE TABLE records (x);\n"
+        return released(number) if number <= last else "CREATE TABLE extra (x);\nCREATE TABLE records (x);\n"
 
-    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", sqlite_file.SCHEMA_VERSION + 1)
     monkeypatch.setattr(sqlite_file, "migration", broken)
     with pytest.raises(StoreUnavailableError, match="records already exists"):
         await SqliteStore.connect(path)
@@ -129,10 +129,10 @@ async def test_a_migration_that_fails_leaves_the_store_as_it_was(path: Path, mon
 async def test_an_older_store_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with SqliteStore.open(path) as store:
         await begin(store)
-    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", sqlite_file.SCHEMA_VERSION + 1)
     monkeypatch.setattr(sqlite_file, "migration", lambda number: f"-- {number}\nCREATE TABLE extra (x);\n-- end\n")
     async with SqliteStore.open(path) as store:
-        assert (await store.info())["schema_version"] == 2
+        assert (await store.info())["schema_version"] == sqlite_file.SCHEMA_VERSION
         assert (await store.row("e1")).epoch == 1
 
 

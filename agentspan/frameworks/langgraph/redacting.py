@@ -1,0 +1,31 @@
+"""What of a config is stored with a checkpoint.
+
+LangGraph's savers write every scalar of `configurable` into the metadata of every checkpoint, in clear text: API keys,
+user names, whatever a program configures its graph with. Nothing reads them there. We store what LangGraph itself says
+about the checkpoint, the run ID, and the metadata the user gave as metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import CheckpointMetadata, get_checkpoint_metadata
+
+_RUN_ID = "run_id"
+_LANGGRAPH = ("lc_", "ls_", "langgraph_")
+"""Prefixes of keys that LangChain and LangGraph add for tracing."""
+
+
+def stored_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> Mapping[str, Any]:
+    """The metadata of a checkpoint as it is stored."""
+    configurable = config.get("configurable") or {}
+    given = {
+        key: value
+        for key, value in (config.get("metadata") or {}).items()
+        # What is in both was copied from `configurable` on the way here.
+        if key == _RUN_ID or not (key in configurable or key.startswith(_LANGGRAPH))
+    }
+    run_id = {_RUN_ID: configurable[_RUN_ID]} if _RUN_ID in configurable else {}
+    return get_checkpoint_metadata({"metadata": given, "configurable": run_id}, metadata)

@@ -1,0 +1,165 @@
+"""Reading threads of the SQLite store. Every function runs on a store's thread, inside a transaction."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from agentspan.persistence.codec import BlobMemo
+from agentspan.persistence.sqlite_rows import blob_getter
+from agentspan.persistence.thread_bodies import KeptCheckpoint, Slot, in_order, read_checkpoint, read_writes
+from agentspan.persistence.threads import CheckpointRow, ThreadCheckpoint, WriteRow
+
+_UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+_CHECKPOINT = "SELECT id, checkpoint_id, parent_id, body FROM thread_rows "
+_Found = tuple[int, str | bytes, str | bytes | None, bytes]
+
+
+class Space(NamedTuple):
+    """One namespace of one thread."""
+
+    number: int
+    thread_id: str
+    ns: str
+    shuffled: bool
+    """Its greatest checkpoint ID may not be the one stored last."""
+
+
+def short(name: str) -> str | bytes:
+    """An ID as it is kept: a UUID as its 16 bytes, anything else as it is."""
+    return bytes.fromhex(name.replace("-", "")) if _UUID.fullmatch(name) else name
+
+
+def long(kept: str | bytes) -> str:
+    """The ID that `short` was given."""
+    if isinstance(kept, str):
+        return kept
+    digits = kept.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def spaces(db: sqlite3.Connection, thread_id: str | None, ns: str | None) -> list[Space]:
+    """The namespaces of one thread or all, by name or all."""
+    wanted = {"t.thread_id = ?": thread_id, "s.ns = ?": ns}
+    terms = {term: value for term, value in wanted.items() if value is not None}
+    where = f" WHERE {' AND '.join(terms)}" if terms else ""
+    found = db.execute(
+        "SELECT s.id, t.thread_id, s.ns, s.shuffled FROM threads t JOIN thread_spaces s ON s.thread = t.id" + where,
+        tuple(terms.values()),
+    )
+    return [Space(number, owner, name, bool(shuffled)) for number, owner, name, shuffled in found]
+
+
+def checkpoint(
+    db: sqlite3.Connection, thread_id: str, ns: str, checkpoint_id: str | None, memo: BlobMemo
+) -> ThreadCheckpoint | None:
+    """One checkpoint with its writes; without an ID the one stored last."""
+    for space in spaces(db, thread_id, ns):
+        found = _latest(db, space) if checkpoint_id is None else _named(db, space, checkpoint_id)
+        if found is not None:
+            row = _read(db, space, found, memo)
+            return ThreadCheckpoint(thread_id=thread_id, row=row, writes=_writes(db, space, row.checkpoint_id, memo))
+    return None
+
+
+def checkpoints(
+    db: sqlite3.Connection, thread_id: str, ns: str, checkpoint_ids: Sequence[str], memo: BlobMemo
+) -> list[CheckpointRow]:
+    """Several checkpoints by ID, in the order asked for."""
+    return [
+        _read(db, space, found, memo)
+        for space in spaces(db, thread_id, ns)
+        for checkpoint_id in checkpoint_ids
+        if (found := _named(db, space, checkpoint_id)) is not None
+    ]
+
+
+def writes(db: sqlite3.Connection, thread_id: str, ns: str, checkpoint_id: str, memo: BlobMemo) -> list[WriteRow]:
+    """The writes on one checkpoint, in order."""
+    return [row for space in spaces(db, thread_id, ns) for row in _writes(db, space, checkpoint_id, memo)]
+
+
+def listing(
+    db: sqlite3.Connection, thread_id: str | None, ns: str | None, before: str | None, limit: int, memo: BlobMemo
+) -> list[ThreadCheckpoint]:
+    """Checkpoints, the last stored first."""
+    here = {space.number: space for space in spaces(db, thread_id, ns)}
+    found = _newest_first(db, None if thread_id is None and ns is None else list(here))
+    if before is not None:
+        found = _before(db, here, before, found)
+    chosen = [place for place, _ in zip(found, range(limit), strict=False)]
+    listed = []
+    for number, space_number, _ in chosen:
+        columns: _Found = db.execute(_CHECKPOINT + "WHERE id = ?", (number,)).fetchone()
+        space = here[space_number]
+        listed.append(ThreadCheckpoint(thread_id=space.thread_id, row=_read(db, space, columns, memo)))
+    return listed
+
+
+_Place = tuple[int, int, str | bytes]
+"""Rowid, space, checkpoint ID."""
+
+
+def _newest_first(db: sqlite3.Connection, numbers: list[int] | None) -> Iterator[_Place]:
+    """Where checkpoints are, of all spaces or of some. Bodies are not read, and only as many rows as are asked for."""
+    columns = "SELECT id, space, checkpoint_id FROM thread_rows "
+    if numbers is None:
+        yield from db.execute(columns + "WHERE task_id IS NULL ORDER BY id DESC")
+        return
+    found: list[_Place] = []
+    for number in numbers:
+        found += db.execute(columns + "WHERE space = ? AND task_id IS NULL", (number,))
+    yield from sorted(found, reverse=True)
+
+
+def _before(db: sqlite3.Connection, here: dict[int, Space], before: str, found: Iterator[_Place]) -> Iterator[_Place]:
+    """Only those stored before a checkpoint of their own space, or, where it is not stored, with smaller IDs."""
+    bounds: dict[int, int | None] = {}
+    for place in found:
+        number, space, checkpoint_id = place
+        if space not in bounds:
+            columns = _named(db, here[space], before)
+            bounds[space] = None if columns is None else columns[0]
+        bound = bounds[space]
+        if long(checkpoint_id) < before if bound is None else number < bound:
+            yield place
+
+
+def _latest(db: sqlite3.Connection, space: Space) -> _Found | None:
+    last = "ORDER BY checkpoint_id DESC LIMIT 1"
+    if space.shuffled:
+        # In the order they were stored; the index alone answers, so this is quick too, but not at once.
+        last = "AND id = (SELECT max(id) FROM thread_rows WHERE space = ?1 AND task_id IS NULL)"
+    found: _Found | None = db.execute(
+        _CHECKPOINT + f"WHERE space = ?1 AND task_id IS NULL {last}", (space.number,)
+    ).fetchone()
+    return found
+
+
+def _named(db: sqlite3.Connection, space: Space, checkpoint_id: str) -> _Found | None:
+    found: _Found | None = db.execute(
+        _CHECKPOINT + "WHERE space = ? AND checkpoint_id = ? AND task_id IS NULL", (space.number, short(checkpoint_id))
+    ).fetchone()
+    return found
+
+
+def _read(db: sqlite3.Connection, space: Space, found: _Found, memo: BlobMemo) -> CheckpointRow:
+    _, checkpoint_id, parent_id, body = found
+    kept = KeptCheckpoint(Slot(space.ns, long(checkpoint_id)), None if parent_id is None else long(parent_id), body)
+    return read_checkpoint(space.thread_id, kept, blob_getter(db), memo)
+
+
+def _writes(db: sqlite3.Connection, space: Space, checkpoint_id: str, memo: BlobMemo) -> list[WriteRow]:
+    found = db.execute(
+        "SELECT task_id, body FROM thread_rows WHERE space = ? AND checkpoint_id = ? AND task_id IS NOT NULL",
+        (space.number, short(checkpoint_id)),
+    ).fetchall()
+    get_blob = blob_getter(db)
+    return in_order(
+        row
+        for task_id, body in found
+        for row in read_writes(space.thread_id, Slot(space.ns, checkpoint_id, long(task_id)), body, get_blob, memo)
+    )

@@ -1,0 +1,148 @@
+"""What is sent to start an execution: an agent or a graph and its input, checked before anything happens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentspan.agents.agent import Agent
+from agentspan.errors import ConfigurationError, InvalidPromptError
+from agentspan.handle import new_id
+
+GRAPH = "langgraph"
+"""`DeploymentRow.kind` of a LangGraph graph."""
+PROMPT_CHARS_MAX = 2000
+"""How much of a graph's input is shown as its prompt; the input itself is kept whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartCall:
+    """The arguments of a start, for an agent or a graph."""
+
+    prompt: Any = None
+    session_id: str | None = None
+    idempotency_key: str | None = None
+    timeout_s: float | None = None
+    context: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
+    interrupt_before: Any = None
+    interrupt_after: Any = None
+
+    def check(self) -> None:
+        """Refuse arguments that are none, whatever is started.
+
+        Raises:
+            ConfigurationError: Names the argument.
+        """
+        check_seconds(self.timeout_s)
+        for name in ("session_id", "idempotency_key"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigurationError(problem=f"{name} is {value!r}; give text.")
+
+
+def deployable(agent: Any, types: tuple[type, ...] = ()) -> Any:
+    """What is deployed: the `Agent` itself, or the `Graph` around a LangGraph app.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if isinstance(agent, Agent):
+        return agent
+    if any(name in sys.modules for name in ("langgraph", "langchain_core")):  # Else it cannot be a graph.
+        from agentspan.frameworks.langgraph.graph import Graph, is_graph
+
+        if isinstance(agent, Graph):
+            return agent
+        if is_graph(agent):
+            return Graph.of(agent, types=types)
+    raise ConfigurationError(
+        problem="An Agent, a LangGraph graph, or the name of a deployed one is needed, not a "
+        f"{type(agent).__name__}: {agent!r:.80}"
+    )
+
+
+def agent_request(name: str, call: StartCall) -> dict[str, Any]:
+    """The request for a native agent."""
+    for argument in ("config", "interrupt_before", "interrupt_after"):
+        if getattr(call, argument) is not None:
+            raise ConfigurationError(problem=f"{argument} is for LangGraph graphs; {name!r} is an Agent.")
+    return {
+        **_common(name, call),
+        "prompt": _prompt(call.prompt, name),
+        "session_id": call.session_id,
+        "metadata": {**(call.context or {}), **call.metadata},
+    }
+
+
+def graph_request(name: str, described: Mapping[str, Any], types: Any, call: StartCall) -> dict[str, Any]:
+    """The request for a graph.
+
+    Args:
+        name: The graph's name.
+        described: The `input` of its spec.
+        types: The types its state may hold.
+        call: What was asked for. `context` is LangGraph's; `config["configurable"]["thread_id"]` names the session, too.
+
+    Raises:
+        InvalidPromptError, ConfigurationError, UnstorableStateError: The input or the configuration does not fit.
+    """
+    from agentspan.frameworks.langgraph.inputs import to_input
+    from agentspan.frameworks.langgraph.serde import StateSerde
+    from agentspan.frameworks.langgraph.starting import start_options
+
+    options = start_options(
+        name,
+        to_input(described, name, call.prompt),
+        StateSerde(types),
+        config=call.config,
+        context=call.context,
+        interrupt_before=call.interrupt_before,
+        interrupt_after=call.interrupt_after,
+    )
+    return {
+        **_common(name, call),
+        "prompt": _shown(call.prompt),
+        "session_id": call.session_id or options.thread_id or None,
+        "metadata": dict(call.metadata),
+        "graph": options.to_plain(),
+    }
+
+
+def check_seconds(timeout: Any) -> None:
+    """Refuse a timeout that is none, before anything is started with it."""
+    if timeout is not None and (
+        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout != timeout
+    ):
+        raise ConfigurationError(problem=f"timeout is {timeout!r}; give seconds as a number, or None.")
+
+
+def _common(name: str, call: StartCall) -> dict[str, Any]:
+    return {
+        "request_id": new_id(),
+        "agent": name,
+        "idempotency_key": call.idempotency_key,
+        "timeout_s": call.timeout_s,
+    }
+
+
+def _prompt(prompt: Any, agent: str) -> Any:
+    if isinstance(prompt, str):
+        return prompt
+    if (
+        isinstance(prompt, list)
+        and prompt
+        and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in prompt)
+    ):
+        return prompt
+    raise InvalidPromptError(
+        agent=agent, found=type(prompt).__name__, expected="text, or a list of chat messages with a role each"
+    )
+
+
+def _shown(given: Any) -> str:
+    text = given if isinstance(given, str) else repr(given)
+    return text if len(text) <= PROMPT_CHARS_MAX else f"{text[:PROMPT_CHARS_MAX]}…"
