@@ -136,7 +136,7 @@ class AgentRuntime(Client):
             deployment = await self._call("deployment", agent=agent)
             spec = deployment["spec"] if deployment is not None else {}
             is_graph = deployment is not None and deployment["kind"] == GRAPH
-            request = graph_request(agent, spec["input"], (), call) if is_graph else agent_request(agent, call)
+            request = graph_request(agent, spec["input"], None, call) if is_graph else agent_request(agent, call)
             timeout_s = spec.get("timeout_seconds")
         if request["timeout_s"] is None:
             request["timeout_s"] = timeout_s
@@ -146,7 +146,7 @@ class AgentRuntime(Client):
     def _request_for(self, known: Any, call: StartCall) -> dict[str, Any]:
         if isinstance(known, Agent):
             return agent_request(known.name, call)
-        return graph_request(known.name, known.spec()["input"], known.types, call)
+        return graph_request(known.name, known.spec()["input"], known, call)
 
     async def run_async(
         self,
@@ -247,9 +247,10 @@ class AgentRuntime(Client):
         if agent is None:
             return result
         if not isinstance(agent, Agent):
-            from agentspan.frameworks.langgraph.outputs import decoded_state, role_messages
+            from agentspan.frameworks.langgraph.graphtypes import serde_of
+            from agentspan.frameworks.langgraph.outputs import role_messages
 
-            values = decoded_state(agent, state)
+            values = serde_of(agent).loads(state)
             return replace(result, state=values, messages=role_messages(values))
         if agent.spec().output_schema is None or isinstance(result.output, str):
             return result
@@ -301,10 +302,11 @@ class AgentRuntime(Client):
                     problem=f"Execution {execution_id!r} has no step {step}; see handle.history()."
                 )
             if state is not None:
+                from agentspan.frameworks.langgraph.graphtypes import serde_of
                 from agentspan.frameworks.langgraph.serde import StateSerde
 
                 known = await self._agent_of(execution_id)
-                serde = StateSerde(known.types if known is not None else ())
+                serde = StateSerde() if known is None else serde_of(known)
                 forked_state = serde.dumps({"values": state, "as_node": as_node}, path="$state")
         request = {
             "request_id": new_id(),

@@ -78,13 +78,13 @@ def agent_request(name: str, call: StartCall) -> dict[str, Any]:
     }
 
 
-def graph_request(name: str, described: Mapping[str, Any], types: Any, call: StartCall) -> dict[str, Any]:
+def graph_request(name: str, described: Mapping[str, Any], graph: Any, call: StartCall) -> dict[str, Any]:
     """The request for a graph.
 
     Args:
         name: The graph's name.
         described: The `input` of its spec.
-        types: The types its state may hold.
+        graph: The `Graph`, if this process has it; it knows the types of its state.
         call: What was asked for. `context` is LangGraph's; `config["configurable"]["thread_id"]` names the session, too.
 
     Raises:
@@ -97,7 +97,7 @@ def graph_request(name: str, described: Mapping[str, Any], types: Any, call: Sta
     options = start_options(
         name,
         to_input(described, name, call.prompt),
-        StateSerde(types),
+        StateSerde() if graph is None else _serde_of(graph),
         config=call.config,
         context=call.context,
         interrupt_before=call.interrupt_before,
@@ -110,6 +110,12 @@ def graph_request(name: str, described: Mapping[str, Any], types: Any, call: Sta
         "metadata": dict(call.metadata),
         "graph": options.to_plain(),
     }
+
+
+def _serde_of(graph: Any) -> Any:
+    from agentspan.frameworks.langgraph.graphtypes import serde_of
+
+    return serde_of(graph)
 
 
 def check_seconds(timeout: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from agentspan.actors.localcode import REASON_CHARS_MAX, Unshippable, dump, local_modules_by_value
+from agentspan.frameworks.langgraph.pickling import travelling
 
 HOPS_MAX = 12
 """How deep `blame` looks; deeper finds no longer help a reader."""
@@ -149,6 +150,13 @@ def _names(code: types.CodeType) -> dict[str, None]:
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    try:
+        fields = travelling(value)
+    except Exception:  # A model's constructor may raise anything; the model is then to blame as a whole.
+        fields = {}
+    if fields is not None:
+        yield from ((f"its attribute {name!r}", item) for name, item in fields.items())
+        return
     if isinstance(value, type):
         yield from ((f"its base {base.__name__}", base) for base in value.__bases__)
     yield from ((f"its attribute {name!r}", item) for name, item in list(getattr(value, "__dict__", {}).items()))

@@ -9,6 +9,7 @@ otherwise pickle without an error and then fail, or do harm, where it is loaded:
 * a library's sentinel, such as `dataclasses.MISSING`: its copy would no longer *be* it;
 * `os.environ`: its content, keys and all, would travel;
 * an import of a local module inside a function: cloudpickle does not see it;
+* chat models, keys and savers in a LangGraph app: see `frameworks/langgraph/pickling.py`;
 * anything else that pickles by name in a local module: found by reading the names in the finished pickle.
 
 The fingerprint of a pickle is the same in each run of the same program, which its bytes are not: they hold a random ID
@@ -36,6 +37,8 @@ from typing import Any, NamedTuple
 
 import ray
 from ray import cloudpickle
+
+from agentspan.frameworks.langgraph.pickling import reduce_object
 
 NOT_LOCAL = frozenset({"agentspan", "ray"})
 """Top-level packages that are on every node, wherever their files lie."""
@@ -149,8 +152,10 @@ def dump(value: Any) -> tuple[bytes, CodePickler]:
 class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Ray's cloudpickle (the stand-alone one has registries of its own), with the cases above handled or refused."""
 
-    def __init__(self, file: typing.IO[bytes]) -> None:
+    def __init__(self, file: typing.IO[bytes], *, as_it_is: Any = None) -> None:
+        """`as_it_is` is an object that no framework's rule is applied to."""
         super().__init__(file, protocol=5)
+        self._as_it_is = as_it_is
         self.addresses: set[int] = set()
         """Of the objects met. Schemas contain those of classes and types as text."""
         self._sentinels: dict[int, tuple[types.ModuleType, str]] | None = None
@@ -177,6 +182,10 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             raise Unshippable("It belongs to this Ray cluster and ends with it, but a deployment does not")
         if (sentinel := self._sentinel(obj)) is not None:
             return getattr, sentinel
+        if obj is not self._as_it_is:
+            reduced = reduce_object(obj, _pickles)
+            if reduced is not NotImplemented:
+                return reduced
         return super().reducer_override(obj)
 
     def _sentinel(self, obj: Any) -> tuple[types.ModuleType, str] | None:
@@ -193,6 +202,15 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return None
         names = (name for name, value in list(module.__dict__.items()) if value is obj)
         return next(((module, name) for name in names), None)
+
+
+def _pickles(obj: Any) -> bool:
+    """Whether an object pickles without a framework's rule for it."""
+    try:
+        CodePickler(io.BytesIO(), as_it_is=obj).dump(obj)
+    except Exception:  # Pickling runs the objects' own code, which may raise anything.
+        return False
+    return True
 
 
 def _bare_objects() -> dict[int, tuple[types.ModuleType, str]]:

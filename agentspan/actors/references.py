@@ -141,9 +141,12 @@ def _is_found_anywhere(name: str, path: Path) -> bool:
 
 
 def source_digest(agent: Any, reference: Reference) -> bytes:
-    """Digests the files of the agent and of its tools, since an editable install changes without a new version."""
+    """Digests the files of the agent and of its tools (a graph: its nodes), since an editable install changes without a
+    new version."""
     tools: Mapping[str, Any] = getattr(agent, "tool_defs", {})
     names = {str(getattr(getattr(definition, "func", None), "__module__", "")) for definition in tools.values()}
+    if (modules := getattr(agent, "modules", None)) is not None:
+        names |= modules()
     digest = blake2b(digest_size=32)
     for name in sorted({*names, reference.module.__name__} & set(sys.modules)):
         file = sys.modules[name].__dict__.get("__file__")

@@ -4,6 +4,9 @@ A deployment is *by reference* when the agent is an attribute of an installed mo
 it is *by value*: pickled together with the local code it refers to (`localcode`). Both are signed with the server's
 key, and nothing is imported or unpickled before the signature was checked: a pickle is a program.
 
+A framework's app comes in a wrapper, its `Deployable`. What a module holds is the app, so that is what is looked for
+(`origin`); its author knows its `parts()` by name; and what runs it is the wrapper's `kind`.
+
 See docs/decisions/0002-code-by-reference-or-value.md.
 """
 
@@ -15,20 +18,19 @@ import importlib
 import json
 import logging
 import os
-import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from hashlib import blake2b
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 from ray import cloudpickle
 
-from agentspan.actors.blame import Blame, Test, blame, pickle_problem
-from agentspan.actors.localcode import Packed, Unshippable, pickle_by_value
-from agentspan.actors.references import find_reference, frame, source_digest
+from agentspan.actors.references import Reference, find_reference, frame, source_digest
+from agentspan.actors.refusing import packed, refuse_secrets
 from agentspan.errors import (
     CodeMismatchError,
     CodeMissingError,
@@ -41,12 +43,6 @@ from agentspan.persistence.store import DeploymentRow
 log = logging.getLogger("agentspan.shipping")
 
 KEY_BYTES = 32
-CODE_BYTES_MAX = 32 * 1024 * 1024
-"""The most code by value. It is read whenever an actor meets the deployment for the first time."""
-SECRET_CHARS_MIN = 12
-"""Shorter values of secret variables are not looked for: they occur in code by chance."""
-
-_SECRET_NAME = re.compile(r"(^|_)((API|ACCESS|SECRET|PRIVATE)_KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 
 
 class Deployable(Protocol):
@@ -65,30 +61,31 @@ class Deployable(Protocol):
 # --- packing -------------------------------------------------------------------------------------------------------
 
 
-def pack(agent: Deployable, *, kind: str = "agent", clock: Callable[[], float] = time.time) -> DeploymentRow:
+def pack(agent: Deployable, *, kind: str | None = None, clock: Callable[[], float] = time.time) -> DeploymentRow:
     """Make a deployment of an agent, still unsigned.
 
     The ID is a hash of the content: the same agent packed again, in another run of the same program, has the same ID.
 
     Args:
-        kind: `agent`, or the name of the framework adapter that runs it.
+        kind: `agent`, or the name of the framework adapter that runs it. Default: what the wrapper says.
         clock: Tells `created_at`, UTC seconds.
 
     Raises:
         UnshippableCodeError: Something it refers to cannot leave this process, or must not; names it and the way to it.
     """
+    kind = kind or str(getattr(agent, "kind", "agent"))
     spec = _plain_spec(agent)
     python = python_version()
-    reference = find_reference(agent)
+    reference = _reference_of(agent)
     code: bytes | None = None
     parts: tuple[str | bytes, ...]
     if reference is not None:
         parts = (reference.text, reference.distribution, reference.version, source_digest(agent, reference))
     else:
-        packed = _pickle(agent)
-        code = packed.code
-        parts = (python, packed.fingerprint)
-    _refuse_secrets(agent, code or b"", spec)
+        by_value = packed(agent)
+        code = by_value.code
+        parts = (python, by_value.fingerprint)
+    refuse_secrets(agent, code or b"", spec)
     source = "value" if reference is None else "reference"
     return DeploymentRow(
         deployment_id=blake2b(
@@ -111,6 +108,22 @@ def python_version() -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
+def _reference_of(agent: Deployable) -> Reference | None:
+    origin = getattr(agent, "origin", None)
+    if origin is None:
+        return find_reference(getattr(agent, "app", agent))
+    reference = find_reference(origin)
+    if reference is None and getattr(agent, "is_made_by_factory", False):
+        raise UnshippableCodeError(
+            agent=agent.name,
+            culprit=f"the function that makes it, {origin.__module__}:{origin.__qualname__}, is not in an installed module",
+            problem="It would not be found on the cluster",
+            remedy="Install its module (an editable install will do), or pass the graph that it makes.",
+        )
+    types = getattr(agent, "types", ())
+    return reference if all(find_reference(cls) is not None for cls in types) else None
+
+
 def _plain_spec(agent: Deployable) -> dict[str, Any]:
     spec = agent.spec()
     data = dataclasses.asdict(spec) if dataclasses.is_dataclass(spec) and not isinstance(spec, type) else dict(spec)
@@ -124,93 +137,6 @@ def _plain_spec(agent: Deployable) -> dict[str, Any]:
             remedy="Give plain JSON data.",
         ) from None
     return plain
-
-
-def _pickle(agent: Deployable) -> Packed:
-    try:
-        packed = pickle_by_value(agent)
-    except Exception as problem:  # Pickling runs the objects' own code, which may raise anything.
-        raise _refusal(agent, pickle_problem, str(problem)) from problem
-    if len(packed.code) > CODE_BYTES_MAX:
-        raise _refusal(agent, _too_large, str(_oversize(len(packed.code))))
-    return packed
-
-
-def _refusal(agent: Deployable, test: Test, otherwise: str) -> UnshippableCodeError:
-    found = blame(_parts(agent), test) or Blame("it cannot be shipped as a whole", otherwise, None)
-    remedy = {} if found.remedy is None else {"remedy": found.remedy}
-    return UnshippableCodeError(agent=agent.name, culprit=found.culprit, problem=found.problem, **remedy)
-
-
-def _parts(agent: Deployable) -> Iterator[tuple[str, Any]]:
-    """What an agent is made of, by the names its author knows."""
-    facts = dict(getattr(agent, "__dict__", {}))
-    tools: Mapping[str, Any] = facts.pop("tool_defs", {})
-    facts.pop("tools", None)
-    for name, definition in tools.items():
-        yield f"tool {name!r}", getattr(definition, "func", None)
-        yield f"tool {name!r}", definition
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            yield from ((f'{name}["{key}"]', item) for key, item in value.items())
-        elif isinstance(value, tuple):
-            yield from ((f"{name}[{index}]", item) for index, item in enumerate(value))
-        else:
-            yield name.lstrip("_"), value
-
-
-# --- what must not travel ------------------------------------------------------------------------------------------
-
-
-def _refuse_secrets(agent: Deployable, code: bytes, spec: dict[str, Any]) -> None:
-    """Refuse code or a spec that contains the value of an environment variable with a secret's name.
-
-    Only literal copies are found; it is a guard against mistakes, not against intent.
-    """
-    text = json.dumps(spec, ensure_ascii=False)
-    for variable, value in os.environ.items():
-        if len(value) < SECRET_CHARS_MIN or not _SECRET_NAME.search(variable):
-            continue
-        literal = value.encode("utf-8", "surrogateescape")
-        if literal not in code and value not in text:
-            continue
-        problem = f"It holds the value of the environment variable {variable}, and keys do not travel with code"
-        remedy = f"Read os.environ[{variable!r}] inside the tool, and set it where the server runs."
-
-        found = blame(_parts(agent), _Holds(literal, problem))
-        culprit = found.culprit if found else "its description (metadata, base_url, schemas) cannot be stored"
-        raise UnshippableCodeError(agent=agent.name, culprit=culprit, problem=problem, remedy=remedy)
-
-
-class _Holds:
-    """A test for `blame`: whether a part holds these bytes."""
-
-    def __init__(self, literal: bytes, problem: str) -> None:
-        self._literal = literal
-        self._problem = problem
-
-    def __call__(self, part: Any) -> Unshippable | None:
-        return Unshippable(self._problem) if self._literal in _code_of(part) else None
-
-
-def _too_large(part: Any) -> Unshippable | None:
-    size = len(_code_of(part))
-    return _oversize(size) if size > CODE_BYTES_MAX else None
-
-
-def _oversize(size: int) -> Unshippable:
-    mib = 1024 * 1024
-    return Unshippable(
-        f"It takes {size / mib:.0f} MiB, and the code of an agent at most {CODE_BYTES_MAX // mib} MiB",
-        "Load it inside the tool, from a file or a service.",
-    )
-
-
-def _code_of(part: Any) -> bytes:
-    try:
-        return pickle_by_value(part).code
-    except Exception:  # By itself it may not pickle, as parts of a whole that does; then it is not the one.
-        return b""
 
 
 # --- trust ---------------------------------------------------------------------------------------------------------
@@ -316,11 +242,29 @@ def load(row: DeploymentRow) -> Any:
     found = python_version()
     if row.python != found:
         raise CodeMismatchError(deployment_id=row.deployment_id, agent=row.agent, made_by=row.python, found=found)
+    _check_framework(row)
     assert row.code is not None, "a signed deployment by value has code"
     try:
         return cloudpickle.loads(row.code)
     except (ImportError, AttributeError) as problem:
         raise _missing(row, getattr(problem, "name", None) or "a module", problem) from problem
+
+
+def _check_framework(row: DeploymentRow) -> None:
+    """Refuse a graph by value that another minor version of its framework made: it holds that version's own objects."""
+    made_by = row.spec.get(row.kind)
+    if not isinstance(made_by, str):
+        return
+    found = metadata.version(row.kind)
+    if made_by.split(".")[:2] != found.split(".")[:2]:
+        raise CodeMismatchError(
+            deployment_id=row.deployment_id,
+            agent=row.agent,
+            made_by=f"{row.python} with {row.kind} {made_by}",
+            found=f"{python_version()} with {row.kind} {found}",
+        )
+    if made_by != found:
+        log.warning("code.other_version", extra={"agent": row.agent, "made_by": made_by, "found": found})
 
 
 def _load_reference(row: DeploymentRow) -> Any:
@@ -330,6 +274,13 @@ def _load_reference(row: DeploymentRow) -> Any:
         agent = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as problem:
         raise _missing(row, row.reference, problem) from problem
+    if row.kind == "langgraph":
+        from agentspan.frameworks.langgraph.graph import Graph
+
+        try:
+            return Graph.reload(agent, row.agent, row.spec)
+        except LookupError as problem:
+            raise _missing(row, row.reference, problem) from problem
     name = getattr(agent, "name", None)
     if name != row.agent:
         raise _missing(row, row.reference, f"it is now called {name!r}")

@@ -22,21 +22,18 @@ class Breakpoint:
     nodes: Sequence[str]
 
 
-def breakpoint_at(app: Any, head: Any, snapshot: Any, options: Any, *, passed: str) -> Breakpoint | None:
+def breakpoint_at(head: Any, snapshot: Any, *, before: Any, after: Any, passed: str) -> Breakpoint | None:
     """The breakpoint that the head of a thread stands at.
 
     Args:
-        app: The graph.
-        head: Its last checkpoint tuple.
+        head: The last checkpoint tuple.
         snapshot: The same as a `StateSnapshot`, with the tasks that come next.
-        options: `interrupt_before` and `interrupt_after` of this run; None takes the graph's own.
+        before, after: `interrupt_before` and `interrupt_after`: names of nodes, or `"*"`.
         passed: The checkpoint whose breakpoint a person let it pass last.
     """
     checkpoint = head.checkpoint
     if checkpoint["id"] == passed or any(task.result or task.error for task in snapshot.tasks):
         return None
-    before = app.interrupt_before_nodes if options.interrupt_before is None else options.interrupt_before
-    after = app.interrupt_after_nodes if options.interrupt_after is None else options.interrupt_after
     if not before and not after:
         return None
     seen = checkpoint["versions_seen"].get(_INTERRUPT, {})

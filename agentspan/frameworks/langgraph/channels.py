@@ -17,8 +17,8 @@ An encoded value is one of
     [3, source, version, k, front, run, back]                 a list: front items of the base, the run, back items of it
     [4, source, version, k, [key, entry, …], [gone, …]]       a dict: the base with these entries, without those gone
 
-with a run: bytes (a list of scalars and short texts, in one) or [bytes, …] (an item each), and an entry: bytes, [run] (a whole list), or
-[front, run, back] (a list, spliced into the one in the base).
+with a run: bytes (a list of scalars and short texts, in one) or [bytes, …] (an item each); and an entry: bytes, [run] (a
+whole list), or [front, run, back] (a list, spliced into the one in the base).
 """
 
 from __future__ import annotations
@@ -164,9 +164,7 @@ def held_full(
     return Held(where, version, kind, list(map(type, parts)), marks, sizes, keys, small, (root,))
 
 
-def _full(
-    kind: int, value: Any, where: str, version: Version, serde: Serde, path: str
-) -> tuple[Encoded, Held]:
+def _full(kind: int, value: Any, where: str, version: Version, serde: Serde, path: str) -> tuple[Encoded, Held]:
     encoded: Encoded
     if kind == LIST:
         run, sizes = pack_run(value, serde, path)
@@ -259,9 +257,7 @@ def _next_list(
     fresh = items_mark(value[front : len(value) - back], serde.dumps)
     marks = held.marks[:front] + fresh + held.marks[len(held.marks) - back :]
     new = Anchor(where, version, k, base.chain_bytes + delta)
-    return encoded, Held(
-        where, version, LIST, list(map(type, value)), marks, sizes, anchors=climbed(anchors, new)
-    )
+    return encoded, Held(where, version, LIST, list(map(type, value)), marks, sizes, anchors=climbed(anchors, new))
 
 
 def _next_dict(
@@ -273,7 +269,7 @@ def _next_dict(
         at = places.get(key)
         if at is None:
             touched[key] = None
-        elif held.types[at] is not type(entry) or not held.marks[at] == entry:
+        elif held.types[at] is not type(entry) or held.marks[at] != entry:
             is_list = type(entry) is list and held.types[at] is list
             touched[key] = common_ends(held.marks[at].types, held.marks[at].marks, entry) if is_list else None
     keys = tuple(value)

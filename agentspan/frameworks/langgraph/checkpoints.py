@@ -30,9 +30,7 @@ from agentspan.persistence.threads import CheckpointRow
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_OWN_KEYS = frozenset(
-    {"v", "id", "ts", "channel_values", "channel_versions", "versions_seen", "updated_channels"}
-)
+_OWN_KEYS = frozenset({"v", "id", "ts", "channel_values", "channel_versions", "versions_seen", "updated_channels"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +169,7 @@ def _values(
 def _metadata(metadata: Mapping[str, Any], body: dict[str, Any], serde: Serde) -> None:
     plain = {key: value for key, value in metadata.items() if _is_plain(value)}
     if len(plain) < len(metadata):
-        body["M"] = {
-            key: serde.dumps(value, f"metadata.{key}") for key, value in metadata.items() if key not in plain
-        }
+        body["M"] = {key: serde.dumps(value, f"metadata.{key}") for key, value in metadata.items() if key not in plain}
     if "parents" not in metadata:
         body["P"] = True
     elif plain.get("parents") == {}:
@@ -252,6 +248,10 @@ class Stored:
             names[at[first]]: (self.sources[at[first + 1]], table[at[first + 2]]) for first in range(0, len(at), 3)
         }
 
+    def has(self) -> set[str]:
+        """The channels that have a value."""
+        return {*self.values, *self.elsewhere}
+
     def base(self, channel: str) -> tuple[str, Version] | None:
         """Where the value stored here is continued, if it is a delta."""
         base = base_link(self.values[channel])
@@ -259,7 +259,7 @@ class Stored:
 
     def needs(self, channel: str | None) -> list[tuple[str, str]]:
         """The (checkpoint, channel) pairs that have to be read for one channel of this one, or for all."""
-        channels = [*self.values, *self.elsewhere] if channel is None else [channel]
+        channels = self.has() if channel is None else [channel]
         found = []
         for one in channels:
             base = self.base(one) if one in self.values else self.elsewhere.get(one)
@@ -292,7 +292,7 @@ class Stored:
     def metadata(self, serde: Serde) -> dict[str, Any]:
         """The metadata of the checkpoint."""
         body = self.row.body
-        parents = {} if "P" in body else {"parents": {}}
+        parents: dict[str, Any] = {} if "P" in body else {"parents": {}}
         odd = {key: serde.loads(data, f"metadata.{key}") for key, data in body.get("M", {}).items()}
         return {**parents, **body["m"], **odd}
 

@@ -12,7 +12,7 @@ from agentspan.engine import records as r
 from agentspan.frameworks.langgraph.saver import AgentSpanSaver
 from agentspan.frameworks.langgraph.serde import StateSerde
 from agentspan.frameworks.langgraph.telling import Teller
-from agentspan.persistence.threads import ThreadStore, ThreadWrite
+from agentspan.persistence.threads import ThreadStore, ThreadWrite, WriteRow
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class ExecutionPort:
         self._closed = False
 
     def close(self) -> None:
-        """The run is over: nothing is taken any more."""
+        """The run is over: nothing is taken any more. What was taken is committed."""
         self._closed = True
 
     def push(self, thread_id: str, write: ThreadWrite) -> Future[None]:
@@ -119,22 +119,19 @@ class ExecutionSaver(AgentSpanSaver):
     """Stores the one thread of an execution, whatever `thread_id` its nodes see, and tells what tasks wrote."""
 
     def __init__(self, port: ExecutionPort, execution_id: str, serde: StateSerde, told: Teller) -> None:
-        super().__init__(port, thread_id=execution_id, serde=serde)
+        super().__init__(port, serde=serde, thread_id=execution_id)
         self._told = told
 
-    async def aput_writes(
-        self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        """Store what a task wrote, in one commit with the events about it."""
-        self._told.end(_levels(config), task_id, task_path, writes)
-        await super().aput_writes(config, writes, task_id, task_path)
-
-    def put_writes(self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
-        """`aput_writes` for a sub-graph that a node invokes synchronously."""
-        self._told.end(_levels(config), task_id, task_path, writes)
-        super().put_writes(config, writes, task_id, task_path)
-
-
-def _levels(config: Any) -> list[str]:
-    ns = config["configurable"].get("checkpoint_ns") or ""
-    return ns.split("|") if ns else []
+    def _push_task_writes(
+        self,
+        thread_id: str,
+        ns: str,
+        checkpoint_id: str,
+        task_id: str,
+        task_path: str,
+        writes: Sequence[tuple[str, Any]],
+        rows: Sequence[WriteRow],
+    ) -> Future[None]:
+        # What the task wrote, and the events about it, in one commit.
+        self._told.end(ns.split("|") if ns else (), task_id, task_path, writes)
+        return super()._push_task_writes(thread_id, ns, checkpoint_id, task_id, task_path, writes, rows)

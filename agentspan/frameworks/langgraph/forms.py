@@ -10,6 +10,7 @@ import datetime
 import ipaddress
 import pathlib
 import re
+import struct
 import sys
 import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -169,42 +170,61 @@ def _load_counter(reader: Reader, data: bytes) -> Counter[Any]:
 # --- dates and times ---------------------------------------------------------------------------------------------------
 
 
-def _check_zone(value: Any) -> None:
-    zone = value.tzinfo
-    if zone is not None and type(zone) not in DUMPERS and not _is_pydantic_zone(type(zone)):
-        raise Refused(
-            f"a {type(value).__name__} whose time zone is a {name_of(type(zone))}",
-            "which is not a time zone of the standard library",
-            "Use zoneinfo.ZoneInfo or datetime.timezone.",
-        )
+_DATETIME_HEAD = struct.Struct(">HBBBBBIB")
+_TIME_HEAD = struct.Struct(">BBBIB")
+_DATE_HEAD = struct.Struct(">HBB")
+_NAIVE, _UTC, _ZONED = 0, 2, 4
+"""What the last byte of a head says of the zone; 1 is added for the second of two equal times (`fold`)."""
 
 
 def _dump_datetime(writer: Writer, value: datetime.datetime) -> Ext:
-    _check_zone(value)
-    parts = [value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond]
-    return Ext(_DATETIME, writer.pack([*parts, value.fold, value.tzinfo]))
+    mark, zone = _zone_of(writer, value)
+    head = _DATETIME_HEAD.pack(
+        value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond, mark
+    )
+    return Ext(_DATETIME, head + zone)
 
 
 def _load_datetime(reader: Reader, data: bytes) -> datetime.datetime:
-    *parts, fold, zone = reader.unpack(data)
-    return datetime.datetime(*parts, fold=fold, tzinfo=zone)
+    *parts, mark = _DATETIME_HEAD.unpack_from(data)
+    zone = _load_zone(reader, mark, data[_DATETIME_HEAD.size :])
+    return datetime.datetime(*parts, tzinfo=zone, fold=mark & 1)
 
 
 def _dump_time(writer: Writer, value: datetime.time) -> Ext:
-    _check_zone(value)
-    return Ext(
-        _TIME,
-        writer.pack([value.hour, value.minute, value.second, value.microsecond, value.fold, value.tzinfo]),
-    )
+    mark, zone = _zone_of(writer, value)
+    return Ext(_TIME, _TIME_HEAD.pack(value.hour, value.minute, value.second, value.microsecond, mark) + zone)
 
 
 def _load_time(reader: Reader, data: bytes) -> datetime.time:
-    *parts, fold, zone = reader.unpack(data)
-    return datetime.time(*parts, fold=fold, tzinfo=zone)
+    *parts, mark = _TIME_HEAD.unpack_from(data)
+    zone = _load_zone(reader, mark, data[_TIME_HEAD.size :])
+    return datetime.time(*parts, tzinfo=zone, fold=mark & 1)
 
 
-def _load_date(reader: Reader, data: bytes) -> datetime.date:
-    return datetime.date(*reader.unpack(data))
+def _zone_of(writer: Writer, value: datetime.datetime | datetime.time) -> tuple[int, bytes]:
+    zone = value.tzinfo
+    if zone is None:
+        return _NAIVE | value.fold, b""
+    if zone is datetime.UTC:
+        return _UTC | value.fold, b""
+    if type(zone) not in (datetime.timezone, ZoneInfo) and not _is_pydantic_zone(type(zone)):
+        raise Refused(
+            f"a {name_of(type(value))} whose time zone is a {name_of(type(zone))}",
+            "which is not a time zone of the standard library",
+            "Use zoneinfo.ZoneInfo or datetime.timezone.",
+        )
+    return _ZONED | value.fold, writer.pack(zone)
+
+
+def _load_zone(reader: Reader, mark: int, data: bytes) -> Any:
+    if mark & ~1 == _ZONED:
+        return reader.unpack(data)
+    return datetime.UTC if mark & ~1 == _UTC else None
+
+
+def _load_date(_: Reader, data: bytes) -> datetime.date:
+    return datetime.date(*_DATE_HEAD.unpack(data))
 
 
 def _load_timedelta(reader: Reader, data: bytes) -> datetime.timedelta:
@@ -326,7 +346,7 @@ def _load_ndarray(reader: Reader, data: bytes) -> Any:
     dtype, shape, order, buffer = reader.unpack(data)
     numpy = _numpy()
     # A copy, because an array over bytes cannot be written to.
-    return numpy.frombuffer(buffer, dtype=numpy.dtype(dtype)).reshape(shape, order=order).copy(order)
+    return numpy.ndarray(tuple(shape), numpy.dtype(dtype), bytes(buffer), order=order).copy(order)
 
 
 def _dump_numpy_scalar(writer: Writer, value: Any) -> Ext:
@@ -337,7 +357,7 @@ def _dump_numpy_scalar(writer: Writer, value: Any) -> Ext:
 def _load_numpy_scalar(reader: Reader, data: bytes) -> Any:
     dtype, buffer = reader.unpack(data)
     numpy = _numpy()
-    return numpy.frombuffer(buffer, dtype=numpy.dtype(dtype))[0]
+    return numpy.ndarray((), numpy.dtype(dtype), bytes(buffer))[()]
 
 
 def _numpy() -> Any:
@@ -366,7 +386,7 @@ DUMPERS: dict[type, Dumper] = {
     Fraction: lambda writer, value: Ext(_FRACTION, writer.pack([value.numerator, value.denominator])),
     uuid.UUID: lambda writer, value: Ext(_UUID, value.bytes),
     datetime.datetime: _dump_datetime,
-    datetime.date: lambda writer, value: Ext(_DATE, writer.pack([value.year, value.month, value.day])),
+    datetime.date: lambda writer, value: Ext(_DATE, _DATE_HEAD.pack(value.year, value.month, value.day)),
     datetime.time: _dump_time,
     datetime.timedelta: lambda writer, value: Ext(
         _TIMEDELTA, writer.pack([value.days, value.seconds, value.microseconds])

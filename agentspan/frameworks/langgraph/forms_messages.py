@@ -21,7 +21,7 @@ from agentspan.frameworks.langgraph.wire import Dumper, Loader, Reader, UnknownT
 _MESSAGE = 40
 
 # Append only, as the positions are stored.
-_FIELDS = [
+_FIELDS = (
     "content",
     "additional_kwargs",
     "response_metadata",
@@ -38,7 +38,7 @@ _FIELDS = [
     "tool_call_chunks",
     "chunk_position",
     "example",
-]
+)
 _BITS = {name: 1 << position for position, name in enumerate(_FIELDS)}
 _NONE = type(None)
 _EMPTY: dict[str, type] = {
@@ -58,7 +58,7 @@ _EMPTY: dict[str, type] = {
     "example": bool,
 }
 """Fields that are usually empty, and the type of the empty value."""
-_TYPES = [
+_TYPES = (
     "ai",
     "human",
     "tool",
@@ -72,7 +72,7 @@ _TYPES = [
     "SystemMessageChunk",
     "ChatMessageChunk",
     "FunctionMessageChunk",
-]
+)
 """The usual `type` of each class, by its number."""
 _USUAL_STATUS = "success"
 _set = object.__setattr__
@@ -176,6 +176,7 @@ def _load(reader: Reader, data: bytes) -> Any:
     plan = _plans.get((number, present))
     if plan is None:
         plan = _plans[number, present] = _plan(number, present)
+    given &= (1 << len(_FIELDS)) - 1
     names = _given.get(given)
     if names is None:
         names = _given[given] = _names_of(given)

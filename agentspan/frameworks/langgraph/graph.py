@@ -111,6 +111,11 @@ class Graph:
         types = [_named(reference) for reference in spec["types"]]
         return cls(app, name, config, kwargs, types, found)
 
+    @property
+    def is_made_by_factory(self) -> bool:
+        """Whether it was given as the place of a function that makes it, which only another process can call again."""
+        return self.origin is not None and not is_graph(self.origin)
+
     def __reduce__(self) -> Any:
         return type(self), (self.app, self.name, self.config, self.kwargs, self.types)
 
@@ -169,6 +174,9 @@ class Graph:
         for source, branches in getattr(getattr(app, "builder", None), "branches", {}).items():
             for branch in branches.values():
                 yield f"the router after {source!r}", branch.path
+        for node in app.nodes.values():
+            for name, tool in getattr(node.bound, "tools_by_name", {}).items():
+                yield f"tool {name!r}", getattr(tool, "func", None) or getattr(tool, "coroutine", None)
         for name, channel in app.channels.items():
             yield f"the reducer of {name!r}", getattr(channel, "operator", None)
         for attribute in ("store", "cache", "context_schema", "config", "retry_policy", "cache_policy"):

@@ -77,7 +77,9 @@ def common_ends(types: list[type], marks: list[Any], values: list[Any]) -> tuple
     while types[front] is type(values[front]) and marks[front] == values[front]:
         front += 1  # It ends before `shorter`: one of them differs.
     back = 0
-    while back < shorter - front and types[-1 - back] is type(values[-1 - back]) and marks[-1 - back] == values[-1 - back]:
+    while (
+        back < shorter - front and types[-1 - back] is type(values[-1 - back]) and marks[-1 - back] == values[-1 - back]
+    ):
         back += 1
     return front, back
 
@@ -115,7 +117,7 @@ class _Items(_Mark):
     def __eq__(self, other: object) -> bool:
         if type(other) is not self.kind:
             return False
-        return unchanged(self.types, self.marks, list(other))  # type: ignore[call-overload]
+        return unchanged(self.types, self.marks, list(other))
 
 
 class _Fields(_Mark):

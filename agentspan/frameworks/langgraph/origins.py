@@ -128,6 +128,9 @@ class _Collecting:
 
         return asyncio.run_coroutine_threadsafe(reading(), self._loop)
 
+    def close(self) -> None:
+        """Nothing to do: the store is the caller's."""
+
     def write(self) -> ThreadWrite:
         return ThreadWrite(
             checkpoints=[row for write in self._pushed for row in write.checkpoints],

@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from agentspan.errors import ConfigurationError
 
@@ -35,43 +36,72 @@ def reduce_object(obj: Any, pickles: Callable[[Any], bool]) -> Any:
     Raises:
         Exception: A model cannot be made from its fields: whatever its constructor raises.
     """
-    kind = type(obj)
-    if kind is type or not _is_of(kind, _KINDS):
-        return NotImplemented
-    if _is_of(kind, _SECRETS):
-        return _secret_reduce(obj)
-    if _is_of(kind, _CACHES):
-        return kind, ()
-    if _is_of(kind, _GRAPHS):
-        return _graph_reduce(obj)
-    return NotImplemented if pickles(obj) else _model_reduce(obj)
+    match _sort(type(obj)):
+        case "SecretStr":
+            return _secret_reduce(obj)
+        case "InMemoryCache":
+            return type(obj), ()
+        case "Pregel" if _has_saver(obj):
+            return _without_saver(obj).__reduce_ex__(5)
+        case "model" if not pickles(obj):
+            return rebuild_model, (type(obj), _travelling_fields(obj))
+    return NotImplemented
 
 
-_MODELS = (
-    ("langchain_core.language_models.base", "BaseLanguageModel"),
-    ("langchain_core.embeddings.embeddings", "Embeddings"),
-)
-_SECRETS = (("pydantic.types", "SecretStr"),)
-_CACHES = (("langgraph.cache.memory", "InMemoryCache"),)
-_GRAPHS = (("langgraph.pregel.main", "Pregel"),)
-_KINDS = _MODELS + _SECRETS + _CACHES + _GRAPHS
+def travelling(obj: Any) -> dict[str, Any] | None:
+    """The attributes by which `obj` travels, where those are not simply all; None for nearly everything.
+
+    Raises:
+        Exception: As `reduce_object`.
+    """
+    match _sort(type(obj)):
+        case "Pregel" if _has_saver(obj):
+            return dict(vars(_without_saver(obj)))
+        case "model":
+            return _travelling_fields(obj)
+    return None
 
 
-def _is_of(kind: type, names: tuple[tuple[str, str], ...]) -> bool:
-    """Whether a class is or derives from one of these, without importing what is not imported."""
-    classes = (getattr(sys.modules.get(module), name, None) for module, name in names)
-    return any(cls in kind.__mro__ for cls in classes if cls is not None)
+_BASES = {
+    "model": (
+        ("langchain_core.language_models.base", "BaseLanguageModel"),
+        ("langchain_core.embeddings.embeddings", "Embeddings"),
+    ),
+    "SecretStr": (("pydantic.types", "SecretStr"),),
+    "Pregel": (("langgraph.pregel.main", "Pregel"),),
+}
+
+
+_sorts: WeakKeyDictionary[type, str | None] = WeakKeyDictionary()
+
+
+def _sort(kind: type) -> str | None:
+    """What a class is to this module. Imports nothing: a class that derives from one of these has had it imported."""
+    if kind not in _sorts:
+        _sorts[kind] = _find_sort(kind)
+    return _sorts[kind]
+
+
+def _find_sort(kind: type) -> str | None:
+    for sort, names in _BASES.items():
+        classes = (getattr(sys.modules.get(module), name, None) for module, name in names)
+        if any(cls in kind.__mro__ for cls in classes if cls is not None):
+            return None if sort == "model" and not hasattr(kind, "model_fields") else sort
+    is_cache = kind.__name__ == "InMemoryCache" and kind.__module__.startswith("langgraph.cache.")
+    return "InMemoryCache" if is_cache else None
 
 
 # --- graphs --------------------------------------------------------------------------------------------------------
 
 
-def _graph_reduce(app: Any) -> Any:
-    if app.checkpointer is None or isinstance(app.checkpointer, bool):
-        return NotImplemented
+def _has_saver(app: Any) -> bool:
+    return app.checkpointer is not None and not isinstance(app.checkpointer, bool)
+
+
+def _without_saver(app: Any) -> Any:
     bare = copy.copy(app)
     bare.checkpointer = None
-    return bare.__reduce_ex__(5)
+    return bare
 
 
 # --- secrets -------------------------------------------------------------------------------------------------------
@@ -111,10 +141,8 @@ def rebuild_secret(variable: str) -> Any:
 # --- models --------------------------------------------------------------------------------------------------------
 
 
-def _model_reduce(model: Any) -> Any:
-    fields = getattr(type(model), "model_fields", None)
-    if not isinstance(fields, dict):
-        return NotImplemented
+def _travelling_fields(model: Any) -> dict[str, Any]:
+    fields = type(model).model_fields
     kept = {name: getattr(model, name) for name in sorted(model.model_fields_set) if not fields[name].exclude}
     rebuilt = rebuild_model(type(model), kept)
     for name in sorted(model.model_fields_set - kept.keys()):
@@ -123,7 +151,7 @@ def _model_reduce(model: Any) -> Any:
         given, made = getattr(model, name), getattr(rebuilt, name)
         if given is not None and (made is None or (isinstance(given, _PLAIN) and given != made)):
             kept[name] = given
-    return rebuild_model, (type(model), kept)
+    return kept
 
 
 def rebuild_model(cls: Any, fields: dict[str, Any]) -> Any:

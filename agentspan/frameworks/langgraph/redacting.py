@@ -13,8 +13,9 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointMetadata, get_checkpoint_metadata
 
-_RUN_ID = "run_id"
-_LANGGRAPH = ("lc_", "ls_", "langgraph_")
+_IDS = ("run_id", "assistant_id", "graph_id")
+"""What LangGraph's own server puts into `configurable`, and finds runs by."""
+_TRACING = ("lc_", "ls_", "langgraph_")
 """Prefixes of keys that LangChain and LangGraph add for tracing."""
 
 
@@ -25,7 +26,7 @@ def stored_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> Map
         key: value
         for key, value in (config.get("metadata") or {}).items()
         # What is in both was copied from `configurable` on the way here.
-        if key == _RUN_ID or not (key in configurable or key.startswith(_LANGGRAPH))
+        if key in _IDS or not (key in configurable or key.startswith(_TRACING))
     }
-    run_id = {_RUN_ID: configurable[_RUN_ID]} if _RUN_ID in configurable else {}
-    return get_checkpoint_metadata({"metadata": given, "configurable": run_id}, metadata)
+    ids = {key: configurable[key] for key in _IDS if key in configurable}
+    return get_checkpoint_metadata({"metadata": given, "configurable": ids}, metadata)

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from agentspan.agents.results import HistoryState
 from agentspan.errors import ConfigurationError
 from agentspan.frameworks.langgraph.graph import Graph
+from agentspan.frameworks.langgraph.graphtypes import serde_of
 from agentspan.frameworks.langgraph.saver import AgentSpanSaver
-from agentspan.frameworks.langgraph.serde import StateSerde
 from agentspan.persistence.threads import CheckpointRow, ThreadCheckpoint, ThreadStore, ThreadWrite, WriteRow
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ Ask = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
 async def history(graph: Graph, execution_id: str, ask: Ask, *, limit: int | None) -> AsyncIterator[HistoryState]:
     """The states of an execution's thread, newest first."""
-    app = graph.prepared(AgentSpanSaver(_RemotePort(ask), serde=StateSerde(graph.types)))
+    app = graph.prepared(AgentSpanSaver(_RemotePort(ask), serde=serde_of(graph)))
     config: Any = {"configurable": {"thread_id": execution_id}}
     async for snapshot in app.aget_state_history(config, limit=limit):
         metadata = snapshot.metadata or {}
@@ -47,6 +47,9 @@ class _RemotePort:
         raise ConfigurationError(
             problem="A thread of an execution is only read here; use `handle.fork(...)` to change it."
         )
+
+    def close(self) -> None:
+        """Nothing to do: the connection is the client's."""
 
     def read(self, call: Callable[[ThreadStore], Awaitable[T]]) -> Future[T]:
         async def reading() -> T:

@@ -29,10 +29,10 @@ from agentspan.frameworks.langgraph.breakpoints import breakpoint_at
 from agentspan.frameworks.langgraph.execution import ExecutionPort, ExecutionSaver, Report
 from agentspan.frameworks.langgraph.graph import Graph
 from agentspan.frameworks.langgraph.graphloop import GraphLoop
+from agentspan.frameworks.langgraph.graphtypes import serde_of
 from agentspan.frameworks.langgraph.interrupts import planned_breakpoint, planned_interrupts, refused_again
 from agentspan.frameworks.langgraph.origins import copied_state
 from agentspan.frameworks.langgraph.outputs import natural_output
-from agentspan.frameworks.langgraph.serde import StateSerde
 from agentspan.frameworks.langgraph.starting import StartOptions
 from agentspan.frameworks.langgraph.telling import Teller
 from agentspan.persistence.threads import ThreadStore
@@ -88,7 +88,7 @@ class GraphPerformer:
             self._store,
             source,
             state.execution_id,
-            serde=StateSerde(self.graph.types),
+            serde=serde_of(self.graph),
             step=state.forked_step,
             as_fork=state.forked_from is not None,
         )
@@ -123,7 +123,7 @@ class _Run:
         self._visible_thread = self._options.thread_id or state.session_id or state.execution_id
         self._is_fork, self._changes = state.forked_from is not None, state.forked_state
         self._told = Teller()
-        self._serde = StateSerde(performer.graph.types)
+        self._serde = serde_of(performer.graph)
         self._port = ExecutionPort(
             state.execution_id, report, performer._store, self._told, clock=performer._clock, path=effect.path
         )
@@ -211,7 +211,14 @@ class _Run:
         asks = planned_interrupts(snapshot.tasks)
         checkpoint_id = ""
         if not asks and snapshot.tasks:
-            found = breakpoint_at(self._app, head, snapshot, self._options, passed=self._passed)
+            bound, options = self._performer.graph.kwargs, self._options
+            found = breakpoint_at(
+                head,
+                snapshot,
+                before=_first(options.interrupt_before, bound.get("interrupt_before"), self._app.interrupt_before_nodes),
+                after=_first(options.interrupt_after, bound.get("interrupt_after"), self._app.interrupt_after_nodes),
+                passed=self._passed,
+            )
             if found is not None:
                 checkpoint_id = head.checkpoint["id"]
                 asks = (planned_breakpoint(checkpoint_id, found.nodes, when=found.when),)
@@ -253,18 +260,19 @@ class _Run:
         if self._performer._held:
             control.request_drain("hold")
         modes = ["values", "tasks", "custom", *(["messages"] if tokens else [])]
-        options = self._options
+        bound, options = self._performer.graph.kwargs, self._options
+        context = self._context()
         last = None
         async for ns, mode, data in self._app.astream(
             given,
             config,
-            context=self._context(),
+            context=bound.get("context") if context is None else context,
             stream_mode=modes,
             subgraphs=True,
             durability="sync",
             control=control,
-            interrupt_before=options.interrupt_before,
-            interrupt_after=options.interrupt_after,
+            interrupt_before=_first(options.interrupt_before, bound.get("interrupt_before")),
+            interrupt_after=_first(options.interrupt_after, bound.get("interrupt_after")),
         ):
             if mode == "values":
                 if not ns:
@@ -327,6 +335,10 @@ class _Run:
 
 
 _HELD: Any = object()
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
 
 
 def _messages(value: Any) -> Iterable[Any]:

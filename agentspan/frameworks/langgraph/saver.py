@@ -60,6 +60,7 @@ class AgentSpanSaver(BaseCheckpointSaver[Any]):
         store: A store URL or the path of a SQLite file; or a port that somebody else closes. None is the store of
             `AGENTSPAN_HOME`.
         types: Classes in the state beside LangChain's and Python's own. See `StateSerde`.
+        serde: A serializer that is there already, instead of `types`.
         thread_id: Keep whatever thread a config names under this one. What callers see is the name they gave.
 
     A write that fails raises where LangGraph waits for it, and LangGraph does not wait for task writes: so after one has
@@ -71,9 +72,10 @@ class AgentSpanSaver(BaseCheckpointSaver[Any]):
         store: str | Path | ThreadPort | None = None,
         *,
         types: Iterable[type] = (),
+        serde: StateSerde | None = None,
         thread_id: str | None = None,
     ) -> None:
-        super().__init__(serde=StateSerde(types))
+        super().__init__(serde=serde or StateSerde(types))
         if store is None:
             from agentspan.config import Settings
 
@@ -138,7 +140,11 @@ class AgentSpanSaver(BaseCheckpointSaver[Any]):
     # --- writing
 
     def put(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Store a checkpoint; it is durable when this returns."""
         done, stored = self._put(config, checkpoint, metadata, new_versions)
@@ -146,7 +152,11 @@ class AgentSpanSaver(BaseCheckpointSaver[Any]):
         return stored
 
     async def aput(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Async `put`."""
         done, stored = self._put(config, checkpoint, metadata, new_versions)
@@ -166,7 +176,11 @@ class AgentSpanSaver(BaseCheckpointSaver[Any]):
         await asyncio.wrap_future(self._put_writes(config, writes, task_id, task_path))
 
     def _put(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
     ) -> tuple[Future[None], RunnableConfig]:
         thread_id, ns, parent_id = self._place(config)
         self._failures.raise_for(thread_id, ns, parent_id)
@@ -182,8 +196,12 @@ class AgentSpanSaver(BaseCheckpointSaver[Any]):
         )
         self._memory.keep(thread_id, ns, row.checkpoint_id, known, instead_of=parent_id)
         done = self._push_checkpoint(thread_id, ns, checkpoint, kept, row)
-        done.add_done_callback(lambda future: future.exception() and self._memory.forget(thread_id))
+        done.add_done_callback(lambda future: self._settled(thread_id, future))
         return done, _config(config["configurable"]["thread_id"], ns, row.checkpoint_id)
+
+    def _settled(self, thread_id: str, future: Future[None]) -> None:
+        if future.exception() is not None:
+            self._memory.forget(thread_id)  # Nothing may build on a checkpoint that is not there.
 
     def _put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str

@@ -49,12 +49,14 @@ class StateSerde:
     Args:
         types: The classes the graph declares, beside the built-in ones: pydantic models, dataclasses, enums, named
             tuples, exceptions, and others whose instances are made of attributes. `statetypes.graph_types(app)` finds
-            them. Two of one name are refused with `ConfigurationError`.
+            them. Of two with one name neither is stored or loaded, as a stored one could be either.
     """
 
     def __init__(self, types: Iterable[type] = ()) -> None:
+        self._given = tuple(dict.fromkeys(types))
         self._types: dict[str, type] = {}
-        for cls in types:
+        self._twice: set[str] = set()
+        for cls in self._given:
             self._declare(cls)
         self._forms: dict[str | int, ClassForm] = {}
         # Filled as types are met; two threads that meet one at once put in equals.
@@ -63,7 +65,7 @@ class StateSerde:
     @property
     def types(self) -> tuple[type, ...]:
         """The declared classes."""
-        return tuple(self._types.values())
+        return self._given
 
     def with_types(self, extra: Iterable[type]) -> StateSerde:
         """A serializer that knows these classes too."""
@@ -130,10 +132,7 @@ class StateSerde:
             return
         name = type_name(cls)
         if self._types.setdefault(name, cls) is not cls:
-            raise ConfigurationError(
-                problem=f"The graph's state declares two classes named {name!r}, so a stored one could be either. "
-                "Rename one of them; if a module was loaded twice, or a notebook cell run again, build the graph anew."
-            )
+            self._twice.add(name)
 
     def _find(self, cls: type) -> Dumper:
         """The dumper for a type that was not met before."""
@@ -152,7 +151,7 @@ class StateSerde:
 
     def _declared_dumper(self, cls: type) -> Dumper | None:
         name = type_name(cls)
-        if self._types.get(name) is not cls or blame.is_secret(cls):
+        if self._types.get(name) is not cls or name in self._twice or blame.is_secret(cls):
             return None
         return dump_error if issubclass(cls, BaseException) else self._resolve(name).dump
 
@@ -161,7 +160,7 @@ class StateSerde:
         if form is None:
             if isinstance(ref, int):
                 cls = builtin_types.class_of(ref)
-            elif (declared := self._types.get(ref)) is not None:
+            elif ref not in self._twice and (declared := self._types.get(ref)) is not None:
                 cls = declared
             else:
                 raise UnknownType(str(ref))
@@ -169,13 +168,24 @@ class StateSerde:
         return form
 
     def _refuse(self, _: Writer, value: Any) -> Any:
-        raise blame.refusal(value, self._types)
+        raise self._refusal(value)
+
+    def _refusal(self, value: Any) -> Refused:
+        name = type_name(type(value))
+        if name in self._twice:
+            shown = name.replace(":", ".")
+            return Refused(
+                f"a {shown}",
+                "and the graph declares two classes of that name, so a stored one could be either",
+                "Rename one. If a module was loaded twice, or a notebook cell run again, build the graph anew.",
+            )
+        return blame.refusal(value, self._types)
 
     def _refused_type(self, value: Any) -> Refused | None:
         cls = type(value)
         if cls in _NATIVE or cls in self._dumpers or self._find(cls) != self._refuse:
             return None
-        return blame.refusal(value, self._types)
+        return self._refusal(value)
 
     def _try(self, value: Any) -> Exception | None:
         """What is wrong with a value, or None."""

@@ -41,7 +41,6 @@ class Shelf:
         self._thread_id = thread_id
         self._ns = ns
         self._rows: dict[str, Stored] = {}
-        self._named: set[str] = set()
 
     def add(self, rows: Iterable[CheckpointRow]) -> None:
         """Put rows on it."""
@@ -97,7 +96,7 @@ class Shelf:
         return decode(self._chain(self._rows[checkpoint_id], channel), serde, f"$.{channel}")[0]
 
     def _in_order(self, stored: Stored) -> list[str]:
-        have = stored.values.keys() | stored.elsewhere.keys()
+        have = stored.has()
         return [channel for channel in stored.names if channel in have]
 
     def _chain(self, stored: Stored, channel: str) -> list[Link]:
@@ -126,9 +125,7 @@ class Shelf:
 
     def _corrupt(self, checkpoint_id: str, problem: str) -> CorruptRecordError:
         of = f" of {self._ns}" if self._ns else ""
-        return CorruptRecordError(
-            execution_id=self._thread_id, what=f"checkpoint {checkpoint_id}{of}", problem=problem
-        )
+        return CorruptRecordError(execution_id=self._thread_id, what=f"checkpoint {checkpoint_id}{of}", problem=problem)
 
 
 class Memory:

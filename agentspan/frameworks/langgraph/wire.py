@@ -30,6 +30,8 @@ _LEVELS = 254
 # Extension codes are for ever: a new form gets a new code.
 INT, TUPLE, TEXT, PAIRS, BYTEARRAY = 1, 2, 3, 4, 5
 
+_packb, _unpackb = ormsgpack.packb, ormsgpack.unpackb
+_ATOMS = frozenset({str, int, float, bool, type(None), bytes})
 OPTIONS = (
     ormsgpack.OPT_PASSTHROUGH_BIG_INT
     | ormsgpack.OPT_PASSTHROUGH_DATACLASS
@@ -79,11 +81,12 @@ Loader = Callable[["Reader", bytes], Any]
 class Writer:
     """Writes one value. Make a new one for each: after a failure it is of no more use."""
 
-    __slots__ = ("_depth", "_dumpers", "_find", "refusal")
+    __slots__ = ("_depth", "_dumpers", "_find", "_hook", "refusal")
 
     def __init__(self, dumpers: Mapping[type, Dumper], find: Callable[[type], Dumper]) -> None:
         self._dumpers = dumpers
         self._find = find
+        self._hook = self._stand_in
         self._depth = 0
         self.refusal: Exception | None = None
         """What went wrong first: ormsgpack keeps only the type of the value that its hook failed on."""
@@ -96,31 +99,34 @@ class Writer:
 
     def pack(self, value: Any) -> bytes:
         """One chunk. Raises TypeError (ormsgpack's) or whatever the dumpers raise; `refusal` has the cause."""
-        self._depth += 1
-        try:
-            data = self._encode(value)
-        except TypeError:
-            if self.refusal is not None:
-                raise
-            data = self._encode(self._lift(value))
+        depth = self._depth
+        self._depth = depth + 1
+        if depth >= WIDE_CHUNKS:
+            data = self._pack_narrow(value)
         else:
-            # ormsgpack writes a bytearray as bytes. There can be one only if there is a header of bytes.
-            if (b"\xc4" in data or b"\xc5" in data or b"\xc6" in data) and _holds_buffers(value):
-                data = self._encode(self._lift(value))
-        self._depth -= 1
+            try:
+                data = _packb(value, self._hook, OPTIONS)
+            except TypeError:
+                if self.refusal is not None:
+                    raise
+                data = _packb(self._lift(value), self._hook, OPTIONS)
+            else:
+                # ormsgpack writes a bytearray as bytes. There can be one only if there is a header of bytes.
+                if (b"\xc4" in data or b"\xc5" in data or b"\xc6" in data) and _holds_buffers(value):
+                    data = _packb(self._lift(value), self._hook, OPTIONS)
+        self._depth = depth
         return data
 
-    def _encode(self, value: Any) -> bytes:
-        if self._depth <= WIDE_CHUNKS:
-            return ormsgpack.packb(value, default=self._stand_in, option=OPTIONS)
+    def _pack_narrow(self, value: Any) -> bytes:
         if self._depth > CHUNKS_MAX:
             self.refusal = self.refusal or RecursionError()
             raise self.refusal
+        value = self._lift(value)
         # ormsgpack counts the levels itself. Inside of one-item lists (one byte each, cut off again) fewer are left.
         spare = _LEVELS - NARROW_LEVELS
         for _ in range(spare):
             value = [value]
-        return ormsgpack.packb(value, default=self._stand_in, option=OPTIONS)[spare:]
+        return _packb(value, self._hook, OPTIONS)[spare:]
 
     def _stand_in(self, value: Any) -> Ext:
         try:
@@ -174,7 +180,7 @@ class Reader:
         self._depth += 1
         if self._depth > CHUNKS_MAX:
             raise StateBytesError("it is nested too deep")
-        value = ormsgpack.unpackb(data, ext_hook=self._hook)
+        value = _unpackb(data, ext_hook=self._hook)
         self._depth -= 1
         return value
 
@@ -210,16 +216,18 @@ def is_odd(text: str) -> bool:
 
 def _holds_buffers(value: Any) -> bool:
     """There is a bytearray or a memoryview in a chunk that ormsgpack could write."""
-    waiting = [[value]]
-    while waiting:
-        items: Any = waiting.pop()
-        kinds = set(map(type, items))
-        if bytearray in kinds or memoryview in kinds:
-            return True
-        if list in kinds:
-            waiting.extend(item for item in items if type(item) is list)
-        if dict in kinds:
-            waiting.extend(item.values() for item in items if type(item) is dict)
+    waiting: list[Any] = [[value]]
+    for items in waiting:  # It grows as it is read.
+        for item in items:
+            kind = type(item)
+            if kind in _ATOMS:
+                continue
+            if kind is dict:
+                waiting.append(item.values())
+            elif kind is list:
+                waiting.append(item)
+            elif kind is bytearray or kind is memoryview:
+                return True
     return False
 
 
