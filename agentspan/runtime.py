@@ -16,7 +16,15 @@ from agentspan.bridge import run_sync, twin
 from agentspan.client import Client
 from agentspan.errors import AgentspanError, ConfigurationError, ServerTimeoutError
 from agentspan.handle import FOREVER_S, LONG_POLL_S, AgentHandle, AgentStream, AsyncAgentStream, new_id, read_back
-from agentspan.submission import GRAPH, StartCall, agent_request, check_seconds, deployable, graph_request
+from agentspan.submission import (
+    GRAPH,
+    StartCall,
+    agent_request,
+    check_seconds,
+    deployable,
+    graph_request,
+    warn_of_losses,
+)
 
 GRACE_S = 5.0
 """How much longer than it was told to a wait may take, when the server is slow or is being started again."""
@@ -49,6 +57,8 @@ class AgentRuntime(Client):
         wanted = [deployable(agent, tuple(types)) for agent in agents]
         await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
         rows = [await asyncio.to_thread(_packed, agent) for agent in wanted]
+        for agent in wanted:
+            warn_of_losses(agent)
         return [await self._deploy_row(row) for row in rows]
 
     async def _deploy_row(self, row: Any) -> DeploymentInfo:
@@ -129,6 +139,7 @@ class AgentRuntime(Client):
             await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
             row = _packed(known)
             if row.deployment_id not in self._deployed:
+                warn_of_losses(known)
                 await self._deploy_row(row)
             request["deployment_id"] = row.deployment_id
             timeout_s = row.spec.get("timeout_seconds")
@@ -136,7 +147,7 @@ class AgentRuntime(Client):
             deployment = await self._call("deployment", agent=agent)
             spec = deployment["spec"] if deployment is not None else {}
             is_graph = deployment is not None and deployment["kind"] == GRAPH
-            request = graph_request(agent, spec["input"], None, call) if is_graph else agent_request(agent, call)
+            request = graph_request(agent, spec, None, call) if is_graph else agent_request(agent, call)
             timeout_s = spec.get("timeout_seconds")
         if request["timeout_s"] is None:
             request["timeout_s"] = timeout_s
@@ -146,7 +157,7 @@ class AgentRuntime(Client):
     def _request_for(self, known: Any, call: StartCall) -> dict[str, Any]:
         if isinstance(known, Agent):
             return agent_request(known.name, call)
-        return graph_request(known.name, known.spec()["input"], known, call)
+        return graph_request(known.name, known.spec(), known, call)
 
     async def run_async(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ GRAPH = "langgraph"
 """`DeploymentRow.kind` of a LangGraph graph."""
 PROMPT_CHARS_MAX = 2000
 """How much of a graph's input is shown as its prompt; the input itself is kept whole."""
+
+_said: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,17 @@ def deployable(agent: Any, types: tuple[type, ...] = ()) -> Any:
     )
 
 
+def warn_of_losses(agent: Any) -> None:
+    """Say what of a graph will not mean here what it means elsewhere; each thing once in this process."""
+    if isinstance(agent, Agent):
+        return
+    for text in agent.spec()["warnings"]:
+        if text not in _said:
+            _said.add(text)
+            # Whoever called a sync verb is on another thread's stack, so there is no better place to point to.
+            warnings.warn(text, stacklevel=2)
+
+
 def agent_request(name: str, call: StartCall) -> dict[str, Any]:
     """The request for a native agent."""
     for argument in ("config", "interrupt_before", "interrupt_after"):
@@ -78,12 +92,12 @@ def agent_request(name: str, call: StartCall) -> dict[str, Any]:
     }
 
 
-def graph_request(name: str, described: Mapping[str, Any], graph: Any, call: StartCall) -> dict[str, Any]:
+def graph_request(name: str, spec: Mapping[str, Any], graph: Any, call: StartCall) -> dict[str, Any]:
     """The request for a graph.
 
     Args:
         name: The graph's name.
-        described: The `input` of its spec.
+        spec: As it was deployed; tells the input it takes and its nodes.
         graph: The `Graph`, if this process has it; it knows the types of its state.
         call: What was asked for. `context` is LangGraph's; `config["configurable"]["thread_id"]` names the session, too.
 
@@ -96,12 +110,13 @@ def graph_request(name: str, described: Mapping[str, Any], graph: Any, call: Sta
 
     options = start_options(
         name,
-        to_input(described, name, call.prompt),
+        to_input(spec["input"], name, call.prompt),
         StateSerde() if graph is None else _serde_of(graph),
         config=call.config,
         context=call.context,
         interrupt_before=call.interrupt_before,
         interrupt_after=call.interrupt_after,
+        nodes=spec["nodes"],
     )
     return {
         **_common(name, call),

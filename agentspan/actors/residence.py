@@ -85,6 +85,10 @@ class Residence:
                 await self._agent(deployment_id)
             except DeploymentError:
                 log.exception("warm.failed", extra={"deployment_id": deployment_id})
+        if not all(isinstance(agent, Agent) for agent in self._agents.values()):
+            from agentspan.frameworks.langgraph.rehearsal import rehearse
+
+            await rehearse(self._graph_loop())
         return self._host
 
     async def run(self, execution_id: str, epoch: int, crashed: bool, *, tokens: bool = False) -> dict[str, Any]:
@@ -150,14 +154,18 @@ class Residence:
                 settings=PerformerSettings(model_retries_max=self._config.model_retries_max),
             )
         # Only here: a process that runs native agents does not pay for importing langgraph.
-        from agentspan.frameworks.langgraph.graphloop import GraphLoop
         from agentspan.frameworks.langgraph.running import GraphPerformer
 
-        if self._graphs is None:
-            self._graphs = GraphLoop()
         return GraphPerformer(
-            agent, store=store, loop=self._graphs, token=feed.token, wants_tokens=lambda: feed.wants_tokens
+            agent, store=store, loop=self._graph_loop(), token=feed.token, wants_tokens=lambda: feed.wants_tokens
         )
+
+    def _graph_loop(self) -> GraphLoop:
+        if self._graphs is None:
+            from agentspan.frameworks.langgraph.graphloop import GraphLoop
+
+            self._graphs = GraphLoop()
+        return self._graphs
 
     async def attach(self, execution_id: str) -> dict[str, Any]:
         """Wait for a run that somebody else started. `{"ended": "idle"}` when there is none: it never began or is over."""

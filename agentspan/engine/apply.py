@@ -69,7 +69,13 @@ def _call(state: ExecutionState, record: Any, *phases: str) -> tuple[Frame, Call
 
 def _awaiting_model(state: ExecutionState, record: Any) -> Frame:
     frame = _frame(state, record)
-    if frame.calls or frame.answered or frame.model_error is not None or not state.session_loaded:
+    if (
+        frame.calls
+        or frame.answered
+        or frame.model_error is not None
+        or frame.graph is not None
+        or not state.session_loaded
+    ):
         _misfit(state, record, "no model call was due")
     return frame
 
@@ -101,14 +107,17 @@ def _started(state: ExecutionState, record: r.Started) -> None:
 def _forked(state: ExecutionState, record: r.Forked) -> None:
     if state.session_loaded or state.forked_from is None:
         _misfit(state, record, "it is not a fork, or has its state already")
-    state.session_loaded = True
+    if (record.snapshot is None) != (state.start is not None):
+        _misfit(state, record, "an agent goes on from a snapshot, a graph from its thread")
     if record.snapshot is None:
+        state.session_loaded = True
         return
     try:
         origin = from_snapshot(record.snapshot)
     except ValueError as problem:
         _misfit(state, record, str(problem))
         raise AssertionError from problem
+    state.session_loaded = True
     state.frames, state.shared, state.queue, state.guidance = (
         origin.frames,
         origin.shared,
@@ -118,8 +127,8 @@ def _forked(state: ExecutionState, record: r.Forked) -> None:
 
 
 def _session_loaded(state: ExecutionState, record: r.SessionLoaded) -> None:
-    if state.session_loaded:
-        _misfit(state, record, "the session's conversation is loaded already")
+    if state.session_loaded or state.forked_from is not None:
+        _misfit(state, record, "it continues no session, or has its conversation already")
     state.root.messages[:0] = record.messages
     state.session_loaded = True
 
@@ -131,7 +140,7 @@ def _recovered(state: ExecutionState, record: r.Recovered) -> None:
             _misfit(state, record, f"call {lost.call_id!r} was not in flight")
     for path in record.models:
         frame = state.frames.get(path)
-        if frame is None or frame.calls or frame.answered or not state.session_loaded:
+        if frame is None or frame.calls or frame.answered or frame.graph is not None or not state.session_loaded:
             _misfit(state, record, f"no model call of frame {path!r} was in flight")
     for path in record.graphs:
         _running_graph(state, record, path)
@@ -301,8 +310,10 @@ def _running_graph(state: ExecutionState, record: r.Record, path: str, run: int 
     if frame is None or graph is None:
         _misfit(state, record, f"frame {path!r} is no graph")
         raise AssertionError
-    if graph.ended or frame.calls or frame.model_error is not None or run not in (None, graph.run):
-        _misfit(state, record, f"run {run} of the graph is not on")
+    if graph.ended or frame.calls or frame.model_error is not None or not state.session_loaded:
+        _misfit(state, record, "no run of the graph is on")
+    if run not in (None, graph.run):
+        _misfit(state, record, f"run {graph.run} of the graph is on, not run {run}")
     return graph
 
 

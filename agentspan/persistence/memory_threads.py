@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from agentspan.errors import CorruptRecordError
@@ -181,10 +182,14 @@ class MemoryThreads:
         found = self._newest_first(thread_id, ns)
         if before is not None:
             found = (one for one in found if self._is_before(*one, before))
-        return [
-            ThreadCheckpoint(thread_id=owner, row=self._read(owner, slot, row))
-            for (owner, slot, row), _ in zip(found, range(limit), strict=False)
-        ]
+        listed = []
+        for owner, slot, row in islice(found, limit):
+            try:
+                listed.append(ThreadCheckpoint(thread_id=owner, row=self._read(owner, slot, row)))
+            except CorruptRecordError:
+                if thread_id is not None:
+                    raise  # Else its own listing says so; it must not hide everybody else's.
+        return listed
 
     def _is_before(self, thread_id: str, slot: Slot, row: Row, before: str) -> bool:
         bound = self._threads[thread_id].rows.get(Slot(slot.ns, before))

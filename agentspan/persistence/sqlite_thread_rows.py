@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import NamedTuple
 
+from agentspan.errors import CorruptRecordError
 from agentspan.persistence.codec import BlobMemo
 from agentspan.persistence.sqlite_rows import blob_getter
 from agentspan.persistence.thread_bodies import KeptCheckpoint, Slot, in_order, read_checkpoint, read_writes
 from agentspan.persistence.threads import CheckpointRow, ThreadCheckpoint, WriteRow
+
+log = logging.getLogger("agentspan.store")
 
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -24,7 +30,7 @@ class Space(NamedTuple):
     number: int
     thread_id: str
     ns: str
-    shuffled: bool
+    shuffled: int
     """Its greatest checkpoint ID may not be the one stored last."""
 
 
@@ -41,16 +47,15 @@ def long(kept: str | bytes) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+_SPACE = "SELECT s.id, t.thread_id, s.ns, s.shuffled FROM threads t JOIN thread_spaces s ON s.thread = t.id "
+
+
 def spaces(db: sqlite3.Connection, thread_id: str | None, ns: str | None) -> list[Space]:
     """The namespaces of one thread or all, by name or all."""
     wanted = {"t.thread_id = ?": thread_id, "s.ns = ?": ns}
     terms = {term: value for term, value in wanted.items() if value is not None}
-    where = f" WHERE {' AND '.join(terms)}" if terms else ""
-    found = db.execute(
-        "SELECT s.id, t.thread_id, s.ns, s.shuffled FROM threads t JOIN thread_spaces s ON s.thread = t.id" + where,
-        tuple(terms.values()),
-    )
-    return [Space(number, owner, name, bool(shuffled)) for number, owner, name, shuffled in found]
+    where = f"WHERE {' AND '.join(terms)}" if terms else ""
+    return [Space(*columns) for columns in db.execute(_SPACE + where, tuple(terms.values()))]
 
 
 def checkpoint(
@@ -86,46 +91,68 @@ def listing(
     db: sqlite3.Connection, thread_id: str | None, ns: str | None, before: str | None, limit: int, memo: BlobMemo
 ) -> list[ThreadCheckpoint]:
     """Checkpoints, the last stored first."""
-    here = {space.number: space for space in spaces(db, thread_id, ns)}
-    found = _newest_first(db, None if thread_id is None and ns is None else list(here))
-    if before is not None:
-        found = _before(db, here, before, found)
-    chosen = [place for place, _ in zip(found, range(limit), strict=False)]
+    here = _Here(db, thread_id, ns)
+    with closing(db.cursor()) as cursor:  # Left open it would keep the read transaction, and later reads in the past.
+        found = here.newest_first(cursor)
+        if before is not None:
+            found = here.before(before, found)
+        chosen = list(islice(found, limit))
     listed = []
     for number, space_number, _ in chosen:
         columns: _Found = db.execute(_CHECKPOINT + "WHERE id = ?", (number,)).fetchone()
-        space = here[space_number]
-        listed.append(ThreadCheckpoint(thread_id=space.thread_id, row=_read(db, space, columns, memo)))
+        space = here.space(space_number)
+        try:
+            listed.append(ThreadCheckpoint(thread_id=space.thread_id, row=_read(db, space, columns, memo)))
+        except CorruptRecordError as problem:
+            if thread_id is not None:
+                raise
+            log.error("store.thread_damaged", extra={"thread_id": space.thread_id, "problem": str(problem)})
     return listed
 
 
 _Place = tuple[int, int, str | bytes]
 """Rowid, space, checkpoint ID."""
+_PLACE = "SELECT id, space, checkpoint_id FROM thread_rows WHERE task_id IS NULL "
 
 
-def _newest_first(db: sqlite3.Connection, numbers: list[int] | None) -> Iterator[_Place]:
-    """Where checkpoints are, of all spaces or of some. Bodies are not read, and only as many rows as are asked for."""
-    columns = "SELECT id, space, checkpoint_id FROM thread_rows "
-    if numbers is None:
-        yield from db.execute(columns + "WHERE task_id IS NULL ORDER BY id DESC")
-        return
-    found: list[_Place] = []
-    for number in numbers:
-        found += db.execute(columns + "WHERE space = ? AND task_id IS NULL", (number,))
-    yield from sorted(found, reverse=True)
+class _Here:
+    """Where the checkpoints of a listing are. Looks at no bodies, and at few rows beyond those that are asked for."""
 
+    def __init__(self, db: sqlite3.Connection, thread_id: str | None, ns: str | None) -> None:
+        self._db = db
+        self._is_all = thread_id is None and ns is None  # Then spaces are looked up one by one: there may be many.
+        self._spaces = {} if self._is_all else {space.number: space for space in spaces(db, thread_id, ns)}
 
-def _before(db: sqlite3.Connection, here: dict[int, Space], before: str, found: Iterator[_Place]) -> Iterator[_Place]:
-    """Only those stored before a checkpoint of their own space, or, where it is not stored, with smaller IDs."""
-    bounds: dict[int, int | None] = {}
-    for place in found:
-        number, space, checkpoint_id = place
-        if space not in bounds:
-            columns = _named(db, here[space], before)
-            bounds[space] = None if columns is None else columns[0]
-        bound = bounds[space]
-        if long(checkpoint_id) < before if bound is None else number < bound:
-            yield place
+    def space(self, number: int) -> Space:
+        """A space by its number."""
+        if number not in self._spaces:
+            self._spaces[number] = Space(*self._db.execute(_SPACE + "WHERE s.id = ?", (number,)).fetchone())
+        return self._spaces[number]
+
+    def newest_first(self, cursor: sqlite3.Cursor) -> Iterator[_Place]:
+        """All of them."""
+        if self._is_all:
+            return cursor.execute(_PLACE + "ORDER BY id DESC")
+        if len(self._spaces) == 1:
+            (space,) = self._spaces.values()
+            order = "id" if space.shuffled else "checkpoint_id"
+            return cursor.execute(_PLACE + f"AND space = ? ORDER BY {order} DESC", (space.number,))
+        found: list[_Place] = []
+        for number in self._spaces:
+            found += cursor.execute(_PLACE + "AND space = ?", (number,))
+        return iter(sorted(found, reverse=True))
+
+    def before(self, checkpoint_id: str, found: Iterator[_Place]) -> Iterator[_Place]:
+        """Only those stored before a checkpoint of their own space, or, where it is not stored, with smaller IDs."""
+        bounds: dict[int, int | None] = {}
+        for place in found:
+            number, space, name = place
+            if space not in bounds:
+                columns = _named(self._db, self.space(space), checkpoint_id)
+                bounds[space] = None if columns is None else columns[0]
+            bound = bounds[space]
+            if long(name) < checkpoint_id if bound is None else number < bound:
+                yield place
 
 
 def _latest(db: sqlite3.Connection, space: Space) -> _Found | None:

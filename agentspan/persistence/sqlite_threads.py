@@ -45,10 +45,10 @@ def store(db: sqlite3.Connection, packed: PackedThread, memo: BlobMemo) -> int:
     bytes_written = packed.bytes
     if packed.blobs:
         bytes_written += keep_blobs(db, -thread.made(), packed.blobs)
-    for task in packed.tasks:
-        thread.put_task(task)
     for checkpoint in packed.checkpoints:
         thread.put_checkpoint(checkpoint)
+    for task in packed.tasks:
+        thread.put_task(task)
     return bytes_written
 
 

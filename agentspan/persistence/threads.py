@@ -65,7 +65,9 @@ class ThreadStore(Protocol):
     """The part of a store that keeps threads. All methods may raise `StoreUnavailableError` (outcome unknown)."""
 
     async def write_thread(self, thread_id: str, write: ThreadWrite) -> int:
-        """Store checkpoints and writes of a thread of its own; all or none. Returns the bytes of bodies written.
+        """Store checkpoints and writes of a thread of its own; all or none.
+
+        Returns the bytes of its bodies (also of those that were there already) and of their new large values.
 
         Raises:
             ThreadOwnedError: It is the thread of an execution, which only its own commits may write.
@@ -89,11 +91,14 @@ class ThreadStore(Protocol):
         """Checkpoints, the last stored first (without their writes).
 
         Args:
-            thread_id: None lists all threads, an execution's too.
+            thread_id: None lists all threads, an execution's too; damaged checkpoints are left out then (and logged).
             ns: None lists every namespace.
-            before: Only those stored before this checkpoint (of the same thread and namespace; if that is not stored, those
-                with a smaller ID).
+            before: Only those stored before this checkpoint (of the same thread and namespace; where that is not stored,
+                those with a smaller ID).
             limit: The most to return.
+
+        Raises:
+            CorruptRecordError: A checkpoint of the thread fails its check.
         """
         ...
 
@@ -102,7 +107,10 @@ class ThreadStore(Protocol):
         ...
 
     async def delete_checkpoints(self, thread_id: str, checkpoint_ids: Sequence[tuple[str, str]]) -> None:
-        """Remove checkpoints, by (ns, checkpoint_id), with their writes. Those that are not there are ignored."""
+        """Remove checkpoints, by (ns, checkpoint_id), with their writes and the large values that nothing else refers to.
+
+        Those that are not there are ignored.
+        """
         ...
 
     async def delete_thread(self, thread_id: str) -> None:
@@ -114,6 +122,10 @@ class ThreadStore(Protocol):
         ...
 
     async def copy_thread(self, source: str, target: str) -> None:
-        """Make `target` a copy of all of `source`; checkpoints keep their IDs and their order. `target` must be empty or the
-        same. Raises `ThreadOwnedError` when `target` is the thread of an execution."""
+        """Make `target` a copy of all of `source`; checkpoints keep their IDs and their order.
+
+        Raises:
+            ThreadOwnedError: `target` is the thread of an execution.
+            ConfigurationError: `target` holds something else already (its copy may be there: this may be sent again).
+        """
         ...

@@ -125,7 +125,7 @@ async def started(
 ) -> GraphLife:
     """Accept an execution of a graph, as the supervisor does."""
     graph = app if isinstance(app, Graph) else Graph.of(app, types=types, name=name)
-    request = graph_request(graph.name, graph.spec()["input"], graph, StartCall(prompt=given, **call))
+    request = graph_request(graph.name, graph.spec(), graph, StartCall(prompt=given, **call))
     execution_id = f"x{next(_numbers)}"
     record = r.Started(
         at=1.0,

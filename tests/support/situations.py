@@ -9,7 +9,7 @@ from typing import Any
 from agentspan.agents.spec import AgentSpec, OnCrash, ToolKind, ToolSpec
 from agentspan.engine import records as r
 from agentspan.engine.apply import apply
-from agentspan.engine.state import ExecutionState
+from agentspan.engine.state import ExecutionState, to_snapshot
 
 T0 = 1_700_000_000.0
 PARAMETERS = {"type": "object", "properties": {"x": {"type": "integer"}}}
@@ -59,8 +59,10 @@ def lost(action: Any, call_id: str = "c1", name: str = "work", attempt: int = 1)
     return r.InterruptedCall(path="", call_id=call_id, name=name, attempt=attempt, action=action)
 
 
-def recovered(*calls: r.InterruptedCall, models: Sequence[str] = ()) -> r.Recovered:
-    return r.Recovered(at=T0, epoch=2, calls=calls, models=tuple(models))
+def recovered(
+    *calls: r.InterruptedCall, models: Sequence[str] = (), graphs: Sequence[str] = (), epoch: int = 2
+) -> r.Recovered:
+    return r.Recovered(at=T0, epoch=epoch, calls=calls, models=tuple(models), graphs=tuple(graphs))
 
 
 def returned(call_id: str = "c1", result: Any = "ok", **fields: Any) -> r.ToolReturned:
@@ -95,7 +97,47 @@ def finished(status: str = "COMPLETED", reason: str = "stop") -> r.Finished:
     return r.Finished(at=T0, status=status, finish_reason=reason, output="done")
 
 
+def graph_started(**fields: Any) -> r.Started:
+    return started(**{"agent": "app", "graph": {"input": b"\x80"}, **fields})
+
+
+def interrupt_ask(call_id: str = "i1", name: str = "review", **fields: Any) -> r.PlannedCall:
+    given: dict[str, Any] = {"raw": "", "arguments": {"draft": "d"}, "arguments_hash": f"hash-{call_id}"}
+    return r.PlannedCall(**{"call_id": call_id, "name": name, "ask": "interrupt", **given, **fields})
+
+
+def breakpoint_ask(checkpoint_id: str = "cp1", node: str = "ship") -> r.PlannedCall:
+    return interrupt_ask(f"breakpoint-{checkpoint_id}", node, ask="breakpoint", arguments={"before": [node]})
+
+
+def node_told(kind: str, node: str, task_id: str, ns: Sequence[str] = ()) -> dict[str, Any]:
+    return {"type": kind, "data": {"node": node, "task_id": task_id, "ns": list(ns)}}
+
+
+def told(*items: dict[str, Any], **usage: int) -> r.GraphTold:
+    return r.GraphTold(at=T0, told=items, **usage)
+
+
+def graph_waits(*asks: r.PlannedCall, run: int = 1, checkpoint_id: str = "") -> r.GraphWaits:
+    return r.GraphWaits(at=T0, run=run, asks=asks, checkpoint_id=checkpoint_id)
+
+
+def graph_held(run: int = 1) -> r.GraphHeld:
+    return r.GraphHeld(at=T0, run=run)
+
+
+def graph_ended(run: int = 1, output: Any = "done", state: bytes = b"\x81") -> r.GraphEnded:
+    return r.GraphEnded(at=T0, run=run, output=output, state=state)
+
+
+def graph_failed(run: int = 1) -> r.GraphFailed:
+    return r.GraphFailed(at=T0, run=run, error="ValueError: boom", error_type="ValueError")
+
+
 _RUNNING = (started(), answered(plan("c1")))
+_GRAPH = (graph_started(), told(node_told("node_start", "draft", "t1")))
+_GRAPH_ASKS = (*_GRAPH, graph_waits(interrupt_ask("i1"), interrupt_ask("i2", "check")))
+_AT_BREAKPOINT = (*_GRAPH, graph_waits(breakpoint_ask(), checkpoint_id="cp1"))
 
 SITUATIONS: dict[str, tuple[r.AnyRecord, ...]] = {
     "fresh": (),
@@ -124,7 +166,34 @@ SITUATIONS: dict[str, tuple[r.AnyRecord, ...]] = {
     "stopping, approval asked": (started(), answered(plan("c1", "refund", "approval")), control("stop")),
     "cancelled": (*_RUNNING, control("cancel", text="enough")),
     "finished": (started(), answered(text="Done."), finished()),
+    "fork due": (started(forked_from="ex-0", forked_step=3),),
+    "graph: fork due": (graph_started(forked_from="ex-0"),),
+    "graph: run due": (graph_started(),),
+    "graph: node running": _GRAPH,
+    "graph: held": (*_GRAPH, control("pause"), graph_held(), control("resume")),
+    "graph: two asked": _GRAPH_ASKS,
+    "graph: one answered": (*_GRAPH_ASKS, decided("respond", "i2", value="fine")),
+    "graph: run 2 due": (*_GRAPH_ASKS, decided("respond", "i2", value="fine"), decided("approve", "i1")),
+    "graph: at a breakpoint": _AT_BREAKPOINT,
+    "graph: past a breakpoint": (*_AT_BREAKPOINT, decided("approve", "breakpoint-cp1")),
+    "graph: paused, running": (*_GRAPH, control("pause")),
+    "graph: paused, asked": (*_GRAPH_ASKS, control("pause")),
+    "graph: stopping, running": (*_GRAPH, control("stop")),
+    "graph: stopping, asked": (*_GRAPH_ASKS, control("stop")),
+    "graph: ended": (*_GRAPH, graph_ended()),
+    "graph: ended, paused": (*_GRAPH, control("pause"), graph_ended()),
+    "graph: failed": (*_GRAPH, graph_failed()),
 }
+
+
+def state_of(records: Sequence[r.AnyRecord]) -> ExecutionState:
+    state = ExecutionState(execution_id="ex-1")
+    for record in records:
+        apply(state, copy.deepcopy(record))
+    return state
+
+
+_ORIGIN = to_snapshot(state_of(SITUATIONS["between turns"]))
 
 RECORDS: dict[str, r.AnyRecord] = {
     "started": started(),
@@ -164,14 +233,23 @@ RECORDS: dict[str, r.AnyRecord] = {
     "finished (no end)": finished("RUNNING"),
     "finished (no status)": finished("GONE"),
     "finished (no reason)": finished(reason="whim"),
+    "forked (graph)": r.Forked(at=T0),
+    "forked (agent)": r.Forked(at=T0, snapshot=_ORIGIN),
+    "forked (no snapshot)": r.Forked(at=T0, snapshot={"format": 99}),
+    "recovered (graph again)": recovered(graphs=[""]),
+    "decided (i1)": decided("respond", "i1", value="yes"),
+    "decided (breakpoint)": decided("approve", "breakpoint-cp1"),
+    "graph (node starts)": told(node_told("node_start", "send", "t2")),
+    "graph (node ends)": told(node_told("node_end", "draft", "t1"), {"type": "message", "content": "Hi."}),
+    "graph (usage)": told(model_calls=1, prompt_tokens=2, completion_tokens=3, total_tokens=5),
+    "graph_waits": graph_waits(interrupt_ask("i9")),
+    "graph_waits (run 2)": graph_waits(breakpoint_ask("cp2"), run=2, checkpoint_id="cp2"),
+    "graph_waits (for nothing)": graph_waits(),
+    "graph_held": graph_held(),
+    "graph_ended": graph_ended(),
+    "graph_ended (run 2)": graph_ended(run=2),
+    "graph_failed": graph_failed(),
 }
-
-
-def state_of(records: Sequence[r.AnyRecord]) -> ExecutionState:
-    state = ExecutionState(execution_id="ex-1")
-    for record in records:
-        apply(state, copy.deepcopy(record))
-    return state
 
 
 def situation(name: str) -> ExecutionState:

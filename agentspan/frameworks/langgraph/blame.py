@@ -20,11 +20,11 @@ from ormsgpack import MsgpackEncodeError
 from pydantic import BaseModel
 
 from agentspan.errors import UnstorableStateError
-from agentspan.frameworks.langgraph.forms import name_of
 from agentspan.frameworks.langgraph.forms_classes import attributes_of, can_make
-from agentspan.frameworks.langgraph.wire import Gap, Refused
+from agentspan.frameworks.langgraph.wire import Gap, Refused, name_of
 
 _LEAVES = (str, bytes, bytearray, int, float, bool, type(None))
+_LEVELS_MAX = 1000
 _STEP_CHARS_MAX = 60
 _PATH_CHARS_MAX = 200
 _DECLARE = "Name it in the state's schema, or deploy the graph with types=[{name}]."
@@ -46,20 +46,41 @@ def unstorable(
         attempt: Says what is wrong with a value as a whole, or None.
         refused_type: Says why no value of this one's type can be stored, or None.
     """
-    above: set[int] = set()
     while True:
         refused = refused_type(value)
         if refused is not None:
             return _error(path, refused)
-        above.add(id(value))
-        step, part = next(((step, part) for step, part in parts_of(value) if attempt(part) is not None), ("", None))
+        problem = attempt(value)
+        if isinstance(problem, (RecursionError, MsgpackEncodeError)):
+            return _endless(value, path)
+        parts = (found for found in parts_of(value) if not _is_leaf(found[1]) and attempt(found[1]) is not None)
+        step, part = next(parts, ("", None))
         if part is None:
-            problem = attempt(value)
             return _error(path, problem if isinstance(problem, Refused) else _strange(value, problem))
         path += step
         value = part
-        if id(value) in above:
-            return _error(path, Refused(f"{_a(value)} that contains itself", "so it has no end", "Store a part of it."))
+
+
+def _endless(value: Any, path: str) -> UnstorableStateError:
+    """The error for a value that is nested without end or too deep: depth first, and no part twice."""
+    way = [(path, value, parts_of(value))]
+    above, done = {id(value)}, set()
+    while way and len(way) <= _LEVELS_MAX:
+        place, at, parts = way[-1]
+        for step, part in parts:
+            if id(part) in above:
+                again = Refused(f"{_a(part)} that contains itself", "so it has no end", "Store a part of it.")
+                return _error(place + step, again)
+            if not _is_leaf(part) and id(part) not in done:
+                above.add(id(part))
+                way.append((place + step, part, parts_of(part)))
+                break
+        else:
+            way.pop()
+            above.remove(id(at))
+            done.add(id(at))
+    remedy = "Make it flatter, e.g. a list of what is now one inside of the other."
+    return _error(path, Refused(f"{_a(value)} nested too deep", "and stored state has a bound", remedy))
 
 
 def first_gap(value: Any, path: str) -> str | None:
@@ -147,11 +168,6 @@ def _error(path: str, refused: Refused) -> UnstorableStateError:
 
 
 def _strange(value: Any, problem: Exception | None) -> Refused:
-    if problem is None or isinstance(problem, (RecursionError, MsgpackEncodeError)):
-        found = f"{_a(value)} that is nested too deep"
-        return Refused(
-            found, "and stored state has a bound", "Make it flatter, e.g. a list with the IDs of what follows."
-        )
     return Refused(
         _a(value),
         f"which could not be read ({type(problem).__name__}: {problem})",

@@ -30,8 +30,6 @@ _NAMES: tuple[tuple[str, str], ...] = (
     ("langgraph.store.base", "SearchItem"),
     ("langgraph.errors", "NodeError"),
     ("langgraph.func", "entrypoint.final"),
-    ("langgraph.pregel._io", "AddableValuesDict"),
-    ("langgraph.pregel._io", "AddableUpdatesDict"),
     ("langchain_core.runnables.utils", "AddableDict"),
     ("langchain_core.messages.base", "TextAccessor"),
     ("langchain_core.messages", "BaseMessage"),

@@ -34,7 +34,7 @@ Run = Any
 Encoded = Any
 
 WHOLE, LIST, DICT, SPLICE, CHANGES = 0, 1, 2, 3, 4
-RUNG = 8
+RUNG = 16
 SMALL_BYTES = 24
 """What is no longer than this is stored again rather than referred to."""
 _DELTA_BYTES = 12

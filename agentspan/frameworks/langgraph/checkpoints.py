@@ -188,10 +188,12 @@ def _is_plain(value: Any) -> bool:
 
 def _short_ts(ts: str) -> int | str:
     try:
-        short = (datetime.fromisoformat(ts) - _EPOCH) // _MICROSECOND
+        at = datetime.fromisoformat(ts)
+        if at.tzinfo == UTC and at.isoformat() == ts:
+            return (at - _EPOCH) // _MICROSECOND
     except (ValueError, TypeError):
-        return ts
-    return short if _long_ts(short) == ts else ts
+        pass  # Not a time, so it stays as it is.
+    return ts
 
 
 def _long_ts(ts: int | str) -> str:

@@ -6,21 +6,20 @@ a value calls only the constructors named here.
 
 from __future__ import annotations
 
-import datetime
+import importlib
 import ipaddress
 import pathlib
 import re
-import struct
 import sys
 import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from ormsgpack import Ext
 
+from agentspan.frameworks.langgraph.forms_times import TIME_DUMPERS, TIME_LOADERS, dump_pydantic_zone, is_pydantic_zone
 from agentspan.frameworks.langgraph.wire import (
     BYTEARRAY,
     INT,
@@ -33,11 +32,11 @@ from agentspan.frameworks.langgraph.wire import (
     Refused,
     UnknownType,
     Writer,
+    name_of,
 )
 
 _SET, _FROZENSET, _DEQUE, _ORDERED_DICT, _DEFAULT_DICT, _COUNTER = 6, 7, 8, 9, 10, 11
 _COMPLEX, _RANGE, _SLICE, _DECIMAL, _FRACTION, _UUID = 12, 13, 14, 15, 16, 17
-_DATETIME, _DATE, _TIME, _TIMEDELTA, _TIMEZONE, _ZONEINFO, _TZINFO = 18, 19, 20, 21, 22, 23, 24
 _PATH, _PATTERN, _IP, _URL, _NDARRAY, _NUMPY_SCALAR = 25, 26, 27, 28, 29, 30
 
 # The position of an entry is its number in the bytes: append only.
@@ -83,6 +82,7 @@ _URLS: tuple[tuple[str, str], ...] = (
         ]
     ),
 )
+_ORDERED = frozenset({str, int, bytes})
 _NUMPY_KINDS = "biufcSUmM"
 """Kinds of numpy dtypes that are nothing but their bytes."""
 
@@ -123,11 +123,10 @@ def _load_pairs(reader: Reader, data: bytes) -> dict[Any, Any]:
 
 
 def _dump_set(writer: Writer, value: set[Any] | frozenset[Any]) -> Ext:
-    # In order where there is one, so that equal sets have equal bytes: the order of a set of text differs in each process.
-    try:
-        items = sorted(value)
-    except TypeError:
-        items = list(value)
+    # Text is put in order, so that equal sets have equal bytes: its order in a set differs from process to process.
+    # Not everything has an order (a Decimal NaN fails to be compared), and that of a class is its own code.
+    kinds = set(map(type, value))
+    items = sorted(value) if len(kinds) == 1 and kinds <= _ORDERED else list(value)
     return Ext(_SET if type(value) is set else _FROZENSET, writer.pack(items))
 
 
@@ -167,108 +166,6 @@ def _load_counter(reader: Reader, data: bytes) -> Counter[Any]:
     return counter
 
 
-# --- dates and times ---------------------------------------------------------------------------------------------------
-
-
-_DATETIME_HEAD = struct.Struct(">HBBBBBIB")
-_TIME_HEAD = struct.Struct(">BBBIB")
-_DATE_HEAD = struct.Struct(">HBB")
-_NAIVE, _UTC, _ZONED = 0, 2, 4
-"""What the last byte of a head says of the zone; 1 is added for the second of two equal times (`fold`)."""
-
-
-def _dump_datetime(writer: Writer, value: datetime.datetime) -> Ext:
-    mark, zone = _zone_of(writer, value)
-    head = _DATETIME_HEAD.pack(
-        value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond, mark
-    )
-    return Ext(_DATETIME, head + zone)
-
-
-def _load_datetime(reader: Reader, data: bytes) -> datetime.datetime:
-    *parts, mark = _DATETIME_HEAD.unpack_from(data)
-    zone = _load_zone(reader, mark, data[_DATETIME_HEAD.size :])
-    return datetime.datetime(*parts, tzinfo=zone, fold=mark & 1)
-
-
-def _dump_time(writer: Writer, value: datetime.time) -> Ext:
-    mark, zone = _zone_of(writer, value)
-    return Ext(_TIME, _TIME_HEAD.pack(value.hour, value.minute, value.second, value.microsecond, mark) + zone)
-
-
-def _load_time(reader: Reader, data: bytes) -> datetime.time:
-    *parts, mark = _TIME_HEAD.unpack_from(data)
-    zone = _load_zone(reader, mark, data[_TIME_HEAD.size :])
-    return datetime.time(*parts, tzinfo=zone, fold=mark & 1)
-
-
-def _zone_of(writer: Writer, value: datetime.datetime | datetime.time) -> tuple[int, bytes]:
-    zone = value.tzinfo
-    if zone is None:
-        return _NAIVE | value.fold, b""
-    if zone is datetime.UTC:
-        return _UTC | value.fold, b""
-    if type(zone) not in (datetime.timezone, ZoneInfo) and not _is_pydantic_zone(type(zone)):
-        raise Refused(
-            f"a {name_of(type(value))} whose time zone is a {name_of(type(zone))}",
-            "which is not a time zone of the standard library",
-            "Use zoneinfo.ZoneInfo or datetime.timezone.",
-        )
-    return _ZONED | value.fold, writer.pack(zone)
-
-
-def _load_zone(reader: Reader, mark: int, data: bytes) -> Any:
-    if mark & ~1 == _ZONED:
-        return reader.unpack(data)
-    return datetime.UTC if mark & ~1 == _UTC else None
-
-
-def _load_date(_: Reader, data: bytes) -> datetime.date:
-    return datetime.date(*_DATE_HEAD.unpack(data))
-
-
-def _load_timedelta(reader: Reader, data: bytes) -> datetime.timedelta:
-    return datetime.timedelta(*reader.unpack(data))
-
-
-def _dump_timezone(writer: Writer, value: datetime.timezone) -> Ext:
-    offset = value.utcoffset(None)
-    name = value.tzname(None)
-    named = [] if name == datetime.timezone(offset).tzname(None) else [name]
-    return Ext(_TIMEZONE, writer.pack([offset.days, offset.seconds, offset.microseconds, *named]))
-
-
-def _load_timezone(reader: Reader, data: bytes) -> datetime.timezone:
-    days, seconds, microseconds, *named = reader.unpack(data)
-    return datetime.timezone(datetime.timedelta(days, seconds, microseconds), *named)
-
-
-def _dump_zoneinfo(_: Writer, value: ZoneInfo) -> Ext:
-    if value.key is None:
-        raise Refused("a ZoneInfo that was read from a file", "so it has no key", "Use zoneinfo.ZoneInfo(key).")
-    return Ext(_ZONEINFO, value.key.encode())
-
-
-def _load_zoneinfo(_: Reader, data: bytes) -> ZoneInfo:
-    return ZoneInfo(data.decode())
-
-
-def _is_pydantic_zone(cls: type) -> bool:
-    return cls.__name__ == "TzInfo" and cls.__module__.startswith("pydantic_core")
-
-
-def _dump_pydantic_zone(writer: Writer, value: datetime.tzinfo) -> Ext:
-    offset = value.utcoffset(None)
-    assert offset is not None  # Pydantic makes these for fixed offsets only.
-    return Ext(_TZINFO, writer.pack(int(offset.total_seconds())))
-
-
-def _load_pydantic_zone(reader: Reader, data: bytes) -> Any:
-    from pydantic_core import TzInfo
-
-    return TzInfo(reader.unpack(data))
-
-
 # --- names and addresses -----------------------------------------------------------------------------------------------
 
 
@@ -278,16 +175,17 @@ def _dump_path(writer: Writer, value: pathlib.PurePath) -> Ext:
 
 def _load_path(reader: Reader, data: bytes) -> pathlib.PurePath:
     number, text = reader.unpack(data)
-    return _PATHS[number](text)
+    cls = _PATHS[number]
+    return cls(text)
 
 
 def _dump_pattern(writer: Writer, value: re.Pattern[Any]) -> Ext:
-    return Ext(_PATTERN, writer.pack([value.pattern, value.flags & ~re.DEBUG]))
+    return Ext(_PATTERN, writer.pack([value.pattern, int(value.flags) & ~int(re.DEBUG)]))
 
 
 def _load_pattern(reader: Reader, data: bytes) -> re.Pattern[Any]:
     pattern, flags = reader.unpack(data)
-    return re.compile(pattern, flags & ~re.DEBUG)
+    return re.compile(pattern, flags & ~int(re.DEBUG))
 
 
 def _dump_ip(writer: Writer, value: Any) -> Ext:
@@ -362,7 +260,7 @@ def _load_numpy_scalar(reader: Reader, data: bytes) -> Any:
 
 def _numpy() -> Any:
     try:
-        import numpy
+        numpy: Any = importlib.import_module("numpy")
     except ImportError:
         raise UnknownType("numpy (which is not installed here)") from None
     return numpy
@@ -385,14 +283,7 @@ DUMPERS: dict[type, Dumper] = {
     Decimal: lambda writer, value: Ext(_DECIMAL, str(value).encode()),
     Fraction: lambda writer, value: Ext(_FRACTION, writer.pack([value.numerator, value.denominator])),
     uuid.UUID: lambda writer, value: Ext(_UUID, value.bytes),
-    datetime.datetime: _dump_datetime,
-    datetime.date: lambda writer, value: Ext(_DATE, _DATE_HEAD.pack(value.year, value.month, value.day)),
-    datetime.time: _dump_time,
-    datetime.timedelta: lambda writer, value: Ext(
-        _TIMEDELTA, writer.pack([value.days, value.seconds, value.microseconds])
-    ),
-    datetime.timezone: _dump_timezone,
-    ZoneInfo: _dump_zoneinfo,
+    **TIME_DUMPERS,
     re.Pattern: _dump_pattern,
     **dict.fromkeys(_PATHS, _dump_path),
     **dict.fromkeys(_IPS, _dump_ip),
@@ -417,13 +308,7 @@ LOADERS: dict[int, Loader] = {
     _DECIMAL: _load_decimal,
     _FRACTION: _load_fraction,
     _UUID: lambda reader, data: uuid.UUID(bytes=data),
-    _DATETIME: _load_datetime,
-    _DATE: _load_date,
-    _TIME: _load_time,
-    _TIMEDELTA: _load_timedelta,
-    _TIMEZONE: _load_timezone,
-    _ZONEINFO: _load_zoneinfo,
-    _TZINFO: _load_pydantic_zone,
+    **TIME_LOADERS,
     _PATH: _load_path,
     _PATTERN: _load_pattern,
     _IP: _load_ip,
@@ -435,8 +320,8 @@ LOADERS: dict[int, Loader] = {
 
 def find_dumper(cls: type) -> Dumper | None:
     """The dumper for a type of a package that may not be there, or None."""
-    if _is_pydantic_zone(cls):
-        return _dump_pydantic_zone
+    if is_pydantic_zone(cls):
+        return dump_pydantic_zone
     if cls.__module__.startswith("pydantic") and _url_number(cls) is not None:
         return _dump_url
     numpy = sys.modules.get("numpy")
@@ -446,10 +331,3 @@ def find_dumper(cls: type) -> Dumper | None:
         if issubclass(cls, numpy.generic):
             return _dump_numpy_scalar
     return None
-
-
-def name_of(thing: Any) -> str:
-    """`module.qualname` of a class or a function, without `builtins`."""
-    module = getattr(thing, "__module__", None)
-    name = getattr(thing, "__qualname__", None) or type(thing).__qualname__
-    return name if module in (None, "builtins") else f"{module}.{name}"

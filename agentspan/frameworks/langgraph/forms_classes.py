@@ -14,18 +14,26 @@ so what comes back is what was there. Fields that the class got since then have 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from enum import Enum, Flag
-from functools import cached_property
 from types import MemberDescriptorType
 from typing import Any
 
 from ormsgpack import Ext
 from pydantic import BaseModel
 
-from agentspan.frameworks.langgraph.forms import name_of
-from agentspan.frameworks.langgraph.wire import Dumper, Loader, Reader, Refused, StateBytesError, UnknownType, Writer
+from agentspan.frameworks.langgraph.wire import (
+    Dumper,
+    Loader,
+    Reader,
+    Refused,
+    StateBytesError,
+    UnknownType,
+    Writer,
+    name_of,
+)
 
 _MODEL, _OBJECT, _SUBCLASS, _ENUM, _FLAG = 41, 42, 43, 44, 45
 
@@ -63,7 +71,7 @@ def attributes_of(value: Any) -> dict[str, Any]:
     return _attributes(value, _slots(type(value)), _unstored(type(value)))
 
 
-def can_make(base: type, cls: type) -> bool:
+def can_make(base: Any, cls: type) -> bool:
     """Instances are no more than the base and attributes. Else they are made in C, or are to be closed (`__del__`)."""
     if hasattr(cls, "__del__"):
         return False
@@ -93,6 +101,7 @@ def _attributes(value: Any, slots: Mapping[str, Any], unstored: frozenset[str]) 
 def _model_form(cls: type[BaseModel], ref: Ref) -> ClassForm:
     names = frozenset(cls.model_fields)
     private_names = frozenset(cls.__private_attributes__)
+    is_root = cls.__pydantic_root_model__
 
     def dump(writer: Writer, value: Any) -> Ext:
         fields = value.__dict__
@@ -113,8 +122,11 @@ def _model_form(cls: type[BaseModel], ref: Ref) -> ClassForm:
         model: BaseModel = cls.__new__(cls)
         _set(model, "__dict__", fields)
         _set(model, "__pydantic_fields_set__", given)
-        _set(model, "__pydantic_extra__", extra)
-        _set(model, "__pydantic_private__", private)
+        # In a RootModel both are None by class, and setting them would add to its fields.
+        if not is_root or extra is not None:
+            _set(model, "__pydantic_extra__", extra)
+        if not is_root or private is not None:
+            _set(model, "__pydantic_private__", private)
         return model
 
     return ClassForm(cls, _MODEL, dump, build)
@@ -156,7 +168,7 @@ def _object_form(cls: type, ref: Ref) -> ClassForm:
 
     def build(parts: list[Any]) -> Any:
         (stored,) = parts
-        value = object.__new__(cls)
+        value: Any = object.__new__(cls)
         _give(value, stored, slots)
         for name, make in defaults.items():
             if name not in stored:
@@ -170,13 +182,17 @@ def _nothing() -> None:
     return None
 
 
+def _itself(value: Any) -> Any:
+    return value
+
+
 def _dataclass_defaults(cls: type) -> dict[str, Callable[[], Any]]:
     made: dict[str, Callable[[], Any]] = {}
     for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
         if field.default_factory is not dataclasses.MISSING:
             made[field.name] = field.default_factory
         elif field.default is not dataclasses.MISSING:
-            made[field.name] = lambda default=field.default: default
+            made[field.name] = functools.partial(_itself, field.default)
     return made
 
 
@@ -228,11 +244,11 @@ def _subclass_form(
     return ClassForm(cls, _SUBCLASS, dump, build)
 
 
-def _new(base: type) -> Callable[[type, Any], Any]:
+def _new(base: Any) -> Callable[[type, Any], Any]:
     return lambda cls, plain: base.__new__(cls, plain)
 
 
-def _filled(base: type, method: str) -> Callable[[type, Any], Any]:
+def _filled(base: Any, method: str) -> Callable[[type, Any], Any]:
     put = getattr(base, method)
 
     def fill(cls: type, plain: Any) -> Any:
@@ -325,5 +341,10 @@ def _slots(cls: type) -> dict[str, Any]:
 
 def _unstored(cls: type) -> frozenset[str]:
     """Names in the `__dict__` of an instance that are not part of the value: what is cached, and typing's own."""
-    cached = (name for base in cls.__mro__ for name, held in base.__dict__.items() if isinstance(held, cached_property))
+    cached = (
+        name
+        for base in cls.__mro__
+        for name, held in base.__dict__.items()
+        if isinstance(held, functools.cached_property)
+    )
     return frozenset((*cached, "__orig_class__"))

@@ -56,7 +56,8 @@ def dump_error(writer: Writer, error: BaseException) -> Ext:
 def _parts_of(error: BaseException) -> tuple[list[Any], dict[str, Any] | None]:
     if type(error).__module__ == builtins.__name__:
         # `args` of an OSError lack its file name. Python's own `__reduce__` is safe to call.
-        _, args, *state = error.__reduce__()
+        made: Any = error.__reduce__()
+        _, args, *state = made
         return list(args), dict(state[0]) if state and state[0] else None
     return list(error.args), dict(error.__dict__) or None
 

@@ -9,6 +9,7 @@ anything else in it (extra or private attributes, a field this table does not kn
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +130,7 @@ class _Plan:
     names: tuple[str, ...]
     blank: dict[str, Any]
     """All fields in the order of the class. Those that were left out have their value, but for lists and dicts."""
-    fresh: tuple[tuple[str, type], ...]
+    fresh: tuple[tuple[str, Callable[[], Any]], ...]
     """Empty lists and dicts to make for each message."""
     strange: tuple[str, ...]
     """Stored fields that the installed class does not have."""
@@ -145,7 +146,7 @@ def _plan(number: int, present: int) -> _Plan:
     cls: Any = builtin_types.class_of(number)
     names = tuple(name for name in _FIELDS if present & _BITS[name])
     blank: dict[str, Any] = {}
-    fresh = []
+    fresh: list[tuple[str, Callable[[], Any]]] = []
     for name, field in cls.model_fields.items():
         blank[name] = None
         kind = _EMPTY.get(name)
@@ -155,7 +156,7 @@ def _plan(number: int, present: int) -> _Plan:
             blank[name] = _TYPES[number]
         elif name == "status":
             blank[name] = _USUAL_STATUS
-        elif kind in (list, dict):
+        elif kind is list or kind is dict:
             fresh.append((name, kind))
         elif kind is not None:
             blank[name] = kind() if kind is not _NONE else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -215,6 +216,10 @@ def _made_by(factory: Any, place: str) -> Any:
         raise ConfigurationError(
             problem=f"{place!r} is a {type(factory).__name__}; give a graph, or a function that makes one."
         )
+    try:
+        inspect.signature(factory).bind()
+    except (TypeError, ValueError) as problem:
+        raise ConfigurationError(problem=f"The function {place!r} makes no graph: {problem}.") from problem
     made = factory()
     if not is_graph(made):
         close = getattr(made, "close", None)

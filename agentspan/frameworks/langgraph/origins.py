@@ -94,10 +94,10 @@ async def _persistent(saver: AgentSpanSaver, store: ThreadStore, thread_id: str,
 
 
 async def _put(saver: AgentSpanSaver, thread_id: str, item: Any, *, as_fork: bool, with_writes: bool) -> None:
-    place = {"thread_id": thread_id, "checkpoint_ns": item.config["configurable"].get("checkpoint_ns", "")}
+    place: Any = {"thread_id": thread_id, "checkpoint_ns": item.config["configurable"].get("checkpoint_ns", "")}
     if item.parent_config:
         place["checkpoint_id"] = item.parent_config["configurable"]["checkpoint_id"]
-    metadata = {**item.metadata, "source": "fork"} if as_fork else item.metadata
+    metadata: Any = {**item.metadata, "source": "fork"} if as_fork else item.metadata
     stored = await saver.aput({"configurable": place}, item.checkpoint, metadata, item.checkpoint["channel_versions"])
     if not with_writes:
         return

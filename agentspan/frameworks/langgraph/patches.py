@@ -25,4 +25,4 @@ def apply() -> None:
 
     for loop in (_loop.AsyncPregelLoop, _loop.SyncPregelLoop):
         if not hasattr(loop, "_put_checkpoint_fut"):
-            loop._put_checkpoint_fut = _Done()  # type: ignore[attr-defined]
+            setattr(loop, "_put_checkpoint_fut", _Done())  # noqa: B010 (LangGraph declares a Future)

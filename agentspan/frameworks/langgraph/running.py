@@ -25,6 +25,7 @@ from agentspan.engine import records as r
 from agentspan.engine.decide import Effect, LoadFork, LoadSession, RunGraph
 from agentspan.engine.state import ExecutionState
 from agentspan.errors import AgentspanError, UnstorableStateError
+from agentspan.frameworks.langgraph import patches
 from agentspan.frameworks.langgraph.breakpoints import breakpoint_at
 from agentspan.frameworks.langgraph.execution import ExecutionPort, ExecutionSaver, Report
 from agentspan.frameworks.langgraph.graph import Graph
@@ -58,6 +59,7 @@ class GraphPerformer:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`token` takes a piece of text as a model streams it; `wants_tokens` is asked when a run begins."""
+        patches.apply()
         self.graph = graph
         self.spec = AgentSpec(name=graph.name, model="")
         self._store = store
@@ -73,7 +75,10 @@ class GraphPerformer:
         match effect:
             case RunGraph():
                 run = _Run(self, state, effect, report)
-                return await asyncio.wrap_future(self._graphs.submit(run.go()))
+                try:
+                    return await asyncio.wrap_future(self._graphs.submit(run.go()))
+                finally:
+                    self._held = False  # It was for this run; the next one is not begun while it is to hold.
             case LoadSession():
                 await self._copy(state, effect.execution_id, report)
                 return r.SessionLoaded(at=self._clock(), messages=[])
@@ -186,7 +191,7 @@ class _Run:
             state=self._serde.dumps(last),
         )
 
-    async def _next_input(self, config: dict[str, Any]) -> Any:
+    async def _next_input(self, config: Any) -> Any:
         """What to invoke the graph with; or what it waits for, if it must not run."""
         head = await self._saver.aget_tuple(config)
         if head is not None:
@@ -241,25 +246,33 @@ class _Run:
 
     # --- running
 
-    async def _stream(self, given: Any, config: dict[str, Any]) -> Any:
+    async def _stream(self, given: Any, config: Any) -> Any:
         """Run the graph; returns what `invoke` would, or `_HELD`."""
         from langgraph.errors import GraphDrained
 
         tokens = self._performer._token if self._performer._wants_tokens() else None
         try:
-            return await self._consume(given, config, tokens)
+            try:
+                return await self._consume(given, config, tokens)
+            except Exception as problem:
+                if tokens is None or not _cannot_stream(problem):
+                    raise
+                # Streaming makes LangChain call another method of the model, which not every one has. Its task has
+                # failed and left no result, so going on runs it again, this time without.
+                log.info("graph.not_streaming", extra={"execution_id": self._execution_id, "problem": str(problem)})
+                return await self._consume(None, config, None)
         except GraphDrained:
             return _HELD
         finally:
             self._performer._control = None
 
-    async def _consume(self, given: Any, config: dict[str, Any], tokens: Callable[[str], None] | None) -> Any:
+    async def _consume(self, given: Any, config: Any, tokens: Callable[[str], None] | None) -> Any:
         from langgraph.runtime import RunControl
 
         control = self._performer._control = RunControl()
         if self._performer._held:
             control.request_drain("hold")
-        modes = ["values", "tasks", "custom", *(["messages"] if tokens else [])]
+        modes: Any = ["values", "tasks", "custom", *(["messages"] if tokens else [])]
         bound, options = self._performer.graph.kwargs, self._options
         context = self._context()
         last = None
@@ -269,6 +282,7 @@ class _Run:
             context=bound.get("context") if context is None else context,
             stream_mode=modes,
             subgraphs=True,
+            output_keys=self._output_keys(),
             durability="sync",
             control=control,
             interrupt_before=_first(options.interrupt_before, bound.get("interrupt_before")),
@@ -290,7 +304,7 @@ class _Run:
 
     # --- what it is run with
 
-    def _config(self) -> dict[str, Any]:
+    def _config(self) -> Any:
         given = self._options.config
         bound = self._performer.graph.config or {}
         config = {**bound, **given}
@@ -311,9 +325,13 @@ class _Run:
     def _context(self) -> Any:
         return self._serde.loads(self._options.context) if self._options.context else None
 
+    def _output_keys(self) -> Any:
+        """What `invoke` returns; a stream gives all of the state unless it is told."""
+        return _first(self._performer.graph.kwargs.get("output_keys"), self._app.output_channels)
+
     def _final_values(self, snapshot: Any) -> Any:
         """What a run that only found everything done returns: the output fields of the last state."""
-        wanted = self._app.output_channels
+        wanted = self._output_keys()
         if isinstance(wanted, str):
             return snapshot.values if wanted == "__root__" else None
         return {name: snapshot.values[name] for name in wanted if name in snapshot.values}
@@ -338,11 +356,16 @@ _HELD: Any = object()
 
 
 def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
+    """The breakpoints that count. As in LangGraph, a run adds its own or has the graph's; an empty list takes none away."""
+    return next((value for value in values if value), None)
 
 
 def _messages(value: Any) -> Iterable[Any]:
     return [item for item in value if hasattr(item, "content")] if isinstance(value, list) else ()
+
+
+def _cannot_stream(problem: Exception) -> bool:
+    return isinstance(problem, NotImplementedError) or "No generations found in stream" in str(problem)
 
 
 def _stream_text(data: Any, token: Callable[[str], None]) -> None:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from random import SystemRandom
+from random import Random
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,12 +46,15 @@ from agentspan.frameworks.langgraph.reads import Reads
 from agentspan.frameworks.langgraph.redacting import stored_metadata
 from agentspan.frameworks.langgraph.serde import StateSerde
 from agentspan.frameworks.langgraph.shelf import Memory
-from agentspan.frameworks.langgraph.steps import run_async, run_sync
+from agentspan.frameworks.langgraph.steps import run_async, run_sync, settled
 from agentspan.persistence.threads import CheckpointRow, ThreadWrite, WriteRow
 
 _ERROR, _HANDLED = "__error__", "__error_source_node__"
 _CONTROL = frozenset({*WRITES_IDX_MAP, _HANDLED})
-_random = SystemRandom()  # A seeded one would give two branches the same versions.
+# One of our own, because a program that seeds the common one would get the same versions in two branches; and not the
+# same one in a forked child.
+_random = Random()
+os.register_at_fork(after_in_child=_random.seed)
 
 
 class AgentSpanSaver(BaseCheckpointSaver[Any]):
@@ -160,7 +164,7 @@ class AgentSpanSaver(BaseCheckpointSaver[Any]):
     ) -> RunnableConfig:
         """Async `put`."""
         done, stored = self._put(config, checkpoint, metadata, new_versions)
-        await asyncio.wrap_future(done)
+        await settled(done)
         return stored
 
     def put_writes(
@@ -173,7 +177,7 @@ class AgentSpanSaver(BaseCheckpointSaver[Any]):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Async `put_writes`."""
-        await asyncio.wrap_future(self._put_writes(config, writes, task_id, task_path))
+        await settled(self._put_writes(config, writes, task_id, task_path))
 
     def _put(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from agentspan.agents.nearest import did_you_mean
 from agentspan.errors import ConfigurationError
 from agentspan.frameworks.langgraph.serde import StateSerde
 
@@ -54,11 +55,13 @@ def start_options(
     context: Any = None,
     interrupt_before: NodeNames = None,
     interrupt_after: NodeNames = None,
+    nodes: Sequence[str] = (),
 ) -> StartOptions:
-    """Encode an input (already checked) and the way to run it.
+    """Encode an input (already checked) and the way to run it. `nodes` are the names that a breakpoint may have.
 
     Raises:
-        ConfigurationError: The configuration holds what cannot be kept: callbacks, a checkpointer, objects.
+        ConfigurationError: The configuration holds what cannot be kept (callbacks, a checkpointer) or is no number where
+            one is needed, or a breakpoint names no node.
         UnstorableStateError: The input or the context does; says where.
     """
     kept = _kept_config(agent, dict(config or {}))
@@ -74,14 +77,25 @@ def start_options(
         input=serde.dumps(given, path="$input"),
         context=b"" if context is None else serde.dumps(context, path="$context"),
         config={name: value for name, value in kept.items() if value},
-        interrupt_before=_nodes(interrupt_before),
-        interrupt_after=_nodes(interrupt_after),
+        interrupt_before=_nodes(agent, "interrupt_before", interrupt_before, nodes),
+        interrupt_after=_nodes(agent, "interrupt_after", interrupt_after, nodes),
         thread_id=str(thread_id),
     )
 
 
-def _nodes(names: NodeNames) -> Any:
-    return names if names is None or isinstance(names, str) else list(names)
+def _nodes(agent: str, argument: str, names: NodeNames, there: Sequence[str]) -> Any:
+    if names is None or names == "*":
+        return names
+    if isinstance(names, str):
+        raise ConfigurationError(problem=f'{argument} is {names!r}; give a list of nodes, or "*" for all.')
+    for name in names:
+        # LangGraph passes by a breakpoint at a node that it does not have, and nobody would be asked.
+        if name not in there:
+            near = did_you_mean(str(name), there)
+            raise ConfigurationError(
+                problem=f"{argument} names {name!r}, and graph {agent!r} has no such node.{near} Its nodes: {', '.join(there)}."
+            )
+    return list(names)
 
 
 def _kept_config(agent: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +110,10 @@ def _kept_config(agent: str, config: dict[str, Any]) -> dict[str, Any]:
         raise ConfigurationError(
             problem=f"config of {agent!r} has {', '.join(unknown)}, which is none of {', '.join(sorted(CONFIG_KEYS))}."
         )
+    for name in ("recursion_limit", "max_concurrency"):
+        value = kept.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ConfigurationError(problem=f"config[{name!r}] of {agent!r} is {value!r}; give a number from 1.")
     kept["configurable"] = {
         name: value for name, value in kept.get("configurable", {}).items() if not name.startswith("__pregel")
     }

@@ -143,7 +143,7 @@ class _Walk:
         if isinstance(hint, typing.TypeVar | typing_extensions.TypeVar):
             return (hint.__bound__, *hint.__constraints__, getattr(hint, "__default__", None))
         if isinstance(hint, typing_extensions.TypeAliasType) or type(hint).__name__ == "TypeAliasType":
-            return (hint.__value__,)
+            return (_hint(hint.__value__, _names(hint.__module__), {}),)
         if hasattr(hint, "__supertype__"):
             return (hint.__supertype__,)
         origin = typing_extensions.get_origin(hint)
@@ -200,13 +200,17 @@ def _fields(cls: type) -> list[Any]:
 
 
 def _fields_one_by_one(base: type) -> Iterator[Any]:
-    module = sys.modules.get(base.__module__)
     try:
         annotations = dict(inspect.get_annotations(base))
     except Exception:
         return  # From Python 3.14 on a class may fail to tell its annotations at all.
     for hint in annotations.values():
-        yield _hint(hint, vars(module) if module is not None else {}, dict(vars(base)))
+        yield _hint(hint, _names(base.__module__), dict(vars(base)))
+
+
+def _names(module: str | None) -> dict[str, Any]:
+    found = sys.modules.get(module or "")
+    return vars(found) if found is not None else {}
 
 
 def _hint(hint: Any, names: dict[str, Any], own: dict[str, Any]) -> Any:

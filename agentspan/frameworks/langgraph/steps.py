@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+import contextlib
+import weakref
+from collections import deque
+from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -13,15 +16,11 @@ Steps = Generator[Future[Any], Any, T]
 
 def run_sync(steps: Steps[T]) -> T:
     """Wait for each future by blocking."""
-    return _finish(steps, lambda future: future.result())
-
-
-def _finish(steps: Steps[T], wait: Callable[[Future[Any]], Any]) -> T:
     try:
         future = next(steps)
         while True:
             try:
-                result = wait(future)
+                result = future.result()
             except BaseException as problem:
                 future = steps.throw(problem)
             else:
@@ -37,7 +36,7 @@ async def run_async(steps: Steps[T]) -> T:
         future = next(steps)
         while True:
             try:
-                result = await asyncio.wrap_future(future)
+                result = await settled(future)
             except BaseException as problem:
                 future = steps.throw(problem)
             else:
@@ -45,3 +44,49 @@ async def run_async(steps: Steps[T]) -> T:
     except StopIteration as end:
         answer: T = end.value
         return answer
+
+
+async def settled(future: Future[T]) -> T:
+    """The result of a future of another thread.
+
+    As `asyncio.wrap_future`, but a loop is woken once for all futures that are done at the same time: those of a group
+    commit are. Who is cancelled stops waiting; the future goes on.
+    """
+    if future.done():
+        return future.result()
+    loop = asyncio.get_running_loop()
+    bell = _bells.get(loop)
+    if bell is None:
+        bell = _bells.setdefault(loop, _Bell(loop))
+    waiter: asyncio.Future[None] = loop.create_future()
+    future.add_done_callback(lambda _: bell.ring(waiter))
+    await waiter
+    return future.result()
+
+
+class _Bell:
+    """Wakes a loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)  # The loop keeps this alive, not the other way round.
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._is_rung = False
+
+    def ring(self, waiter: asyncio.Future[None]) -> None:
+        """Let one go on. From any thread."""
+        self._waiters.append(waiter)
+        loop = self._loop()
+        if not self._is_rung and loop is not None:
+            self._is_rung = True
+            with contextlib.suppress(RuntimeError):  # The loop was closed: nobody waits any more.
+                loop.call_soon_threadsafe(self._answer)
+
+    def _answer(self) -> None:
+        self._is_rung = False  # First: who appends after the last popleft rings again.
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+_bells: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell] = weakref.WeakKeyDictionary()

@@ -106,8 +106,8 @@ class Writer:
         else:
             try:
                 data = _packb(value, self._hook, OPTIONS)
-            except TypeError:
-                if self.refusal is not None:
+            except TypeError as told:
+                if self.refusal is not None or "Recursion" in str(told):
                     raise
                 data = _packb(self._lift(value), self._hook, OPTIONS)
             else:
@@ -201,6 +201,13 @@ class Reader:
         except UnknownType as unknown:
             self._depth, self.problem = depth, None
             return Gap(unknown.found)
+
+
+def name_of(thing: Any) -> str:
+    """`module.qualname` of a class or a function, without `builtins`."""
+    module = getattr(thing, "__module__", None)
+    name = getattr(thing, "__qualname__", None) or type(thing).__qualname__
+    return name if module in (None, "builtins") else f"{module}.{name}"
 
 
 def is_odd(text: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, NewType
 import pytest
 from ray import cloudpickle
 
-from agentspan.actors import localcode, shipping
+from agentspan.actors import localcode, refusing
 from agentspan.actors.shipping import load_key, pack, sign, unpack, verify
 from agentspan.agents.agent import Agent
 from agentspan.agents.callbacks import CallbackHandler
@@ -618,7 +618,7 @@ def test_the_value_of_a_key_is_refused_by_its_variable(monkeypatch: pytest.Monke
 
 
 def test_code_beyond_the_limit_is_refused_by_its_largest_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipping, "CODE_BYTES_MAX", 1024 * 1024)
+    monkeypatch.setattr(refusing, "CODE_BYTES_MAX", 1024 * 1024)
     table = "x" * 2 * 1024 * 1024
 
     def look_up() -> int:

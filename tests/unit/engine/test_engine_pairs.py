@@ -11,12 +11,12 @@ import copy
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import pytest
 
 from agentspan.engine.apply import apply
-from agentspan.engine.decide import CallModel, CallTool, CheckStop, Decision, LoadSession, decide
+from agentspan.engine.decide import CallModel, CallTool, CheckStop, Decision, LoadFork, LoadSession, RunGraph, decide
 from agentspan.engine.records import KINDS
 from agentspan.engine.state import ExecutionState, to_snapshot
 from agentspan.engine.view import status_of
@@ -52,6 +52,12 @@ def _effects(decision: Decision) -> list[str]:
                 told.append(f"check stop, turn {effect.turn}")
             case LoadSession():
                 told.append(f"load session {effect.execution_id}")
+            case LoadFork():
+                told.append(f"load fork of {effect.execution_id}")
+            case RunGraph():
+                told.append(f"run graph, run {effect.run}, attempt {effect.attempt}")
+            case _:
+                assert_never(effect)
     return told
 
 

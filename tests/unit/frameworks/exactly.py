@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from decimal import Decimal
 from typing import Any
 
+from langgraph.types import Send
 from pydantic import BaseModel
 
 from agentspan.frameworks.langgraph.forms_classes import attributes_of
@@ -26,23 +28,23 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, dict):
         if isinstance(left, defaultdict) and left.default_factory is not right.default_factory:
             return False
-        if isinstance(left, OrderedDict) and list(left) != list(right):
-            return False
         return same(list(left.items()), list(right.items())) and same_attributes(left, right)
     if isinstance(left, (list, tuple, deque)):
         if isinstance(left, deque) and left.maxlen != right.maxlen:
             return False
         return len(left) == len(right) and all(map(same, left, right)) and same_attributes(left, right)
+    if isinstance(left, (set, frozenset)):
+        return len(left) == len(right) and all(any(same(ours, theirs) for theirs in right) for ours in left)
     if isinstance(left, BaseModel):
         return (
-            same(left.__dict__, right.__dict__)
+            same(_fields(left), _fields(right))
             and left.model_fields_set == right.model_fields_set
             and same(left.__pydantic_extra__, right.__pydantic_extra__)
             and same(left.__pydantic_private__, right.__pydantic_private__)
         )
     if isinstance(left, BaseException):
         return same(left.args, right.args) and str(left) == str(right) and same(left.__dict__, right.__dict__)
-    if type(left).__eq__ is object.__eq__:
+    if type(left).__eq__ is object.__eq__ or dataclasses.is_dataclass(left) or isinstance(left, Send):
         return same_attributes(left, right)
     return bool(left == right)
 
@@ -50,3 +52,7 @@ def same(left: Any, right: Any) -> bool:
 def same_attributes(left: Any, right: Any) -> bool:
     ours, theirs = attributes_of(left), attributes_of(right)
     return ours.keys() == theirs.keys() and all(same(ours[name], theirs[name]) for name in ours)
+
+
+def _fields(model: BaseModel) -> dict[str, Any]:
+    return {name: held for name, held in model.__dict__.items() if name in type(model).model_fields}

@@ -1,0 +1,1 @@
+"""What users write for other frameworks, by framework. Importing it imports none of them."""
