@@ -73,7 +73,8 @@ class Client:
         self._link: Link | None = None
         self._closed = False
         self._lock = threading.Lock()
-        self._deployed: set[str] = set()
+        self._deployed: dict[str, Any] = {}
+        """What this process has deployed, by deployment ID."""
 
     @classmethod
     def offline(cls, settings: Settings | None = None) -> Self:
@@ -104,7 +105,11 @@ class Client:
         await self.shutdown_async()
 
     async def shutdown_async(self) -> None:
-        """Let go of the connection, and end an embedded server. Idempotent. Executions are not affected."""
+        """Let go of the connection, and end an embedded server. Idempotent. Executions are not affected.
+
+        Those of `host="client"` wait until a process deploys their graph again.
+        """
+        await self._before_leaving()
         if self._connection is not None:
             await self._connection.close()
         try:
@@ -113,6 +118,9 @@ class Client:
             self._disconnect()  # The interpreter is ending and has ended the thread; nothing else can run now anyway.
         else:
             await asyncio.wrap_future(leaving)
+
+    async def _before_leaving(self) -> None:
+        """What a subclass has to end first."""
 
     def _disconnect(self) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ import signal as signals
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentspan.agents.agent import Agent
 from agentspan.agents.events import AgentEvent
@@ -26,6 +26,9 @@ from agentspan.submission import (
     warn_of_losses,
 )
 
+if TYPE_CHECKING:
+    from agentspan.actors.clienthost import ClientHost
+
 GRACE_S = 5.0
 """How much longer than it was told to a wait may take, when the server is slow or is being started again."""
 
@@ -39,9 +42,18 @@ class AgentRuntime(Client):
     embedded server), never an execution: what is unfinished goes on when a server is up again.
     """
 
+    _host: ClientHost | None = None
+
+    async def _before_leaving(self) -> None:
+        host, self._host = self._host, None
+        if host is not None:
+            await host.close()
+
     # --- agents
 
-    async def deploy_async(self, *agents: Any, types: Sequence[type] = ()) -> list[DeploymentInfo]:
+    async def deploy_async(
+        self, *agents: Any, types: Sequence[type] = (), host: str | None = None
+    ) -> list[DeploymentInfo]:
         """Make agents and LangGraph graphs known under their names, so that any process can start them.
 
         Other code is a new version; running executions stay on the one they were started with.
@@ -49,31 +61,45 @@ class AgentRuntime(Client):
         Args:
             agents: `Agent`s, and compiled LangGraph graphs as they are.
             types: Classes that a graph's state holds and its schema does not name.
+            host: `"client"` runs a graph in this process, whose code then stays here; the last resort for one that cannot
+                be shipped. What is unfinished when the process ends waits for one that deploys the graph again.
 
         Raises:
             UnshippableCodeError: Something an agent refers to cannot be sent; names it. Nothing was deployed.
             ConfigurationError: It is neither an agent nor a graph.
         """
         wanted = [deployable(agent, tuple(types)) for agent in agents]
+        _check_host(host, wanted)
         await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
-        rows = [await asyncio.to_thread(_packed, agent) for agent in wanted]
+        rows = [await asyncio.to_thread(_packed, agent, host) for agent in wanted]
         for agent in wanted:
             warn_of_losses(agent)
-        return [await self._deploy_row(row) for row in rows]
+        deployed = [await self._deploy_row(row, agent) for row, agent in zip(rows, wanted, strict=True)]
+        if host is not None:
+            for graph in wanted:
+                await self._client_host().look_after(graph)
+        return deployed
 
-    async def _deploy_row(self, row: Any) -> DeploymentInfo:
+    def _client_host(self) -> ClientHost:
+        if self._host is None:
+            from agentspan.actors.clienthost import ClientHost
+
+            self._host = ClientHost(self.settings)
+        return self._host
+
+    async def _deploy_row(self, row: Any, agent: Any) -> DeploymentInfo:
         await self._call("deploy", row=asdict(row))
-        self._deployed.add(row.deployment_id)
+        self._deployed[row.deployment_id] = agent
         return DeploymentInfo(
             registered_name=row.agent,
             agent_name=row.agent,
             deployment_id=row.deployment_id,
-            source=row.reference or "value",
+            source=row.reference or row.source,
         )
 
-    async def serve_async(self, *agents: Any, blocking: bool = True) -> None:
+    async def serve_async(self, *agents: Any, blocking: bool = True, host: str | None = None) -> None:
         """Deploy agents and graphs and, when `blocking`, keep this process (and an embedded server in it) up until Ctrl-C."""
-        await self.deploy_async(*agents)
+        await self.deploy_async(*agents, host=host)
         if blocking:
             stop = asyncio.Event()
             try:
@@ -98,6 +124,7 @@ class AgentRuntime(Client):
         config: Mapping[str, Any] | None = None,
         interrupt_before: Any = None,
         interrupt_after: Any = None,
+        host: str | None = None,
     ) -> AgentHandle:
         """Start an execution and return its handle. From then on it reaches an end, or waits for a person, whatever dies.
 
@@ -113,6 +140,7 @@ class AgentRuntime(Client):
             config: Graphs: a `RunnableConfig` (tags, metadata, recursion_limit, configurable). It is kept with the
                 execution, so no secrets in it; `thread_id` in it names the session.
             interrupt_before, interrupt_after: Graphs: breakpoints of this run, as for `invoke`.
+            host: Graphs: `"client"` runs it in this process, as for `deploy`.
 
         Raises:
             InvalidPromptError, ConfigurationError, AgentNotFoundError, UnshippableCodeError, UnstorableStateError:
@@ -129,18 +157,19 @@ class AgentRuntime(Client):
             interrupt_before=interrupt_before,
             interrupt_after=interrupt_after,
         )
-        return await self._start(agent, call, tokens=tokens)
+        return await self._start(agent, call, tokens=tokens, host=host)
 
-    async def _start(self, agent: Any, call: StartCall, *, tokens: bool) -> AgentHandle:
+    async def _start(self, agent: Any, call: StartCall, *, tokens: bool, host: str | None) -> AgentHandle:
         call.check()
         known = None if isinstance(agent, str) else deployable(agent)
+        _check_host(host, [known])
         if known is not None:
             request = self._request_for(known, call)
             await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
-            row = _packed(known)
+            row = _packed(known, host)
             if row.deployment_id not in self._deployed:
                 warn_of_losses(known)
-                await self._deploy_row(row)
+                await self._deploy_row(row, known)
             request["deployment_id"] = row.deployment_id
             timeout_s = row.spec.get("timeout_seconds")
         else:
@@ -152,6 +181,8 @@ class AgentRuntime(Client):
         if request["timeout_s"] is None:
             request["timeout_s"] = timeout_s
         created = await self._call("submit", new=request, tokens=tokens)
+        if host is not None and known is not None:
+            await self._client_host().run(created["execution_id"], known)
         return AgentHandle(created["execution_id"], self, agent=known)
 
     def _request_for(self, known: Any, call: StartCall) -> dict[str, Any]:
@@ -275,6 +306,8 @@ class AgentRuntime(Client):
         deployment = (await self._call("show", execution_id=execution_id))["deployment"] or {}
         if deployment.get("kind") != GRAPH and not deployment.get("spec", {}).get("output_schema"):
             return None
+        if deployment.get("deployment_id") in self._deployed:
+            return self._deployed[deployment["deployment_id"]]
         try:
             return load(DeploymentRow(**await self._call("code", execution_id=execution_id)))
         except AgentspanError:
@@ -383,7 +416,21 @@ class AgentRuntime(Client):
     stop = twin(stop_async)
 
 
-def _packed(agent: Any) -> Any:
+def _packed(agent: Any, host: str | None) -> Any:
+    if host is not None:
+        from agentspan.actors.clienthost import client_row
+
+        return client_row(agent)
     from agentspan.actors.shipping import pack
 
-    return pack(agent) if isinstance(agent, Agent) else pack(agent, kind=GRAPH)
+    return pack(agent)
+
+
+def _check_host(host: str | None, wanted: Sequence[Any]) -> None:
+    if host is None:
+        return
+    if host != "client":
+        raise ConfigurationError(problem=f"host is {host!r}; the only one to choose is 'client'.")
+    for agent in wanted:
+        if agent is None or isinstance(agent, Agent):
+            raise ConfigurationError(problem="host='client' is for LangGraph graphs, given as they are.")

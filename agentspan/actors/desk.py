@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import agentspan.errors as errors
-from agentspan.actors.supervision import SETTLED, Supervision
+from agentspan.actors.supervision import LOOK_EVERY_S, SETTLED, Supervision
 from agentspan.engine.admit import Signal
 from agentspan.errors import AgentspanError, ServerError, ServerUnavailableError
 from agentspan.persistence.reading import (
@@ -24,7 +24,7 @@ from agentspan.persistence.reading import (
     read_show,
     read_status,
 )
-from agentspan.persistence.store import DeploymentRow, Store
+from agentspan.persistence.store import DeploymentRow, Store, runs_in_client
 
 log = logging.getLogger("agentspan.desk")
 
@@ -150,8 +150,14 @@ class Desk:
             return page
         self._live()
         assert ticket is not None
+        in_client = runs_in_client((await self._store.row(execution_id)).deployment_id)
         try:
             async with asyncio.timeout(timeout_s):
+                while in_client:
+                    await asyncio.sleep(LOOK_EVERY_S)
+                    page = await self._stored_page(execution_id, after)
+                    if page["events"] or page["settled"]:
+                        return page
                 await ticket.wait()
         except TimeoutError:
             return page

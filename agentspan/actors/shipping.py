@@ -239,6 +239,8 @@ def load(row: DeploymentRow) -> Any:
     """`unpack` without the signature: only for code that a trusted server has just verified and sent."""
     if row.source == "reference":
         return _load_reference(row)
+    if row.source == "client":
+        raise _missing(row, "its code", "it runs in the process that started it, and stays there")
     found = python_version()
     if row.python != found:
         raise CodeMismatchError(deployment_id=row.deployment_id, agent=row.agent, made_by=row.python, found=found)

@@ -19,12 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentspan.actors.fleet import ActorGone, ActorHandle, Fleet
+from agentspan.actors.givingup import give_up
 from agentspan.actors.shelf import Shelf, Standby
-from agentspan.engine import records as r
-from agentspan.engine.apply import apply
 from agentspan.errors import CorruptRecordError, ExecutionFinishedError, StaleEpochError
-from agentspan.persistence.loading import load_state
-from agentspan.persistence.store import Commit, JournalEntry, RowChange, Store, TakenOver
+from agentspan.persistence.store import Store
 
 log = logging.getLogger("agentspan.stay")
 
@@ -179,7 +177,7 @@ class Stay:
         if taken.crashes > around.settings.recoveries_max:
             if standby is not None:
                 standby.actor.kill()
-            await self._give_up(taken)
+            await give_up(around.store, self.execution_id, taken, why=self._failure, now=around.clock())
             return {"ended": "given_up"}
         in_a_row = max(taken.crashes, self._not_started)
         if in_a_row > 1:
@@ -259,21 +257,3 @@ class Stay:
         if self._home is not None:
             self._kill_actor()
             self.actor, self._home, self._homecoming = self._home, None, None
-
-    async def _give_up(self, taken: TakenOver) -> None:
-        """End an execution that keeps killing its process, saying which step did (a clear error, not a loop)."""
-        loaded = await self._around.store.load(self.execution_id)
-        state = load_state(loaded)
-        step = loaded.row.current_task or "its next step"
-        error = (
-            f"Gave up after {taken.crashes} crashes in a row without progress in {step}: {self._failure}. "
-            f"The journal is intact; see `agent-span show {self.execution_id}`."
-        )
-        now, output = self._around.clock(), state.root.answer or None
-        record = r.Finished(at=now, status="FAILED", finish_reason="error", error=error, output=output)
-        apply(state, record)
-        entry = JournalEntry(seq=state.seq, kind=record.KIND, body=r.to_plain(record), events_to=state.events)
-        change = RowChange(status="FAILED", updated_at=now, resident=False, finish_reason="error", error=error)
-        await self._around.store.commit(
-            Commit(execution_id=self.execution_id, epoch=taken.epoch, entries=[entry], seq=state.seq, change=change)
-        )

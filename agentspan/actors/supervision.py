@@ -33,9 +33,12 @@ from agentspan.errors import (
     UnstorableValueError,
 )
 from agentspan.persistence import forking
-from agentspan.persistence.store import ExecutionRow, NewExecution, Store
+from agentspan.persistence.store import ExecutionRow, NewExecution, Store, runs_in_client
 
 log = logging.getLogger("agentspan.supervision")
+
+LOOK_EVERY_S = 0.05
+"""How often the store is looked at for what runs in a client."""
 
 SETTLED = frozenset(status.value for status in Status if status.is_settled)
 
@@ -151,7 +154,9 @@ class Supervision:
             if deployment is None:
                 raise await self._not_found(new["agent"])
             deployment_id = deployment.deployment_id
-        standby = self.shelf.take()
+        # What runs in its client needs no actor of ours.
+        is_ours = not runs_in_client(deployment_id)
+        standby = self.shelf.take() if is_ours else None
         execution_id = standby.actor.name if standby else self._mint()
         now = self._clock()
         started = r.Started(
@@ -188,7 +193,7 @@ class Supervision:
             if standby is not None:
                 standby.actor.kill()
             raise
-        if created.is_new:
+        if created.is_new and is_ours:
             self.shelf.remember(deployment_id)
             self._care_for(execution_id, standby=standby, tokens=tokens)
         elif standby is not None:
@@ -232,7 +237,7 @@ class Supervision:
         if stay is None:
             # Resident, but not with us: its actor may be alive and at work, so it is attached to and not replaced.
             row = await self._store.row(execution_id)
-            if row.status not in SETTLED:
+            if row.status not in SETTLED and not runs_in_client(row.deployment_id):
                 self._care_for(execution_id, attach=row.resident)
         elif stay.actor is not None:
             try:
@@ -266,11 +271,15 @@ class Supervision:
         deadline = loop.time() + timeout_s
         while True:
             event = self.ticket(execution_id)
-            if (await self._store.row(execution_id)).status in SETTLED:
+            row = await self._store.row(execution_id)
+            if row.status in SETTLED:
                 return True
             left = deadline - loop.time()
             if left <= 0:
                 return False
+            if runs_in_client(row.deployment_id):
+                await asyncio.sleep(min(left, LOOK_EVERY_S))  # Nobody announces what another process does.
+                continue
             try:
                 async with asyncio.timeout(left):
                     await event.wait()
@@ -371,7 +380,7 @@ class Supervision:
 
     def _consider(self, row: ExecutionRow) -> None:
         """Give an actor to an execution that should have one."""
-        if row.execution_id in self._stays:
+        if row.execution_id in self._stays or runs_in_client(row.deployment_id):
             return
         if row.resident:
             self._care_for(row.execution_id, attach=True)

@@ -20,7 +20,12 @@ def conversation(state: ExecutionState, frame: Frame, instructions: str) -> list
 
 
 def ended_conversation(frame: Frame) -> list[dict[str, Any]]:
-    """The conversation of a frame that ended, to be continued: calls that were still open get a result, too (P7)."""
+    """The conversation of a frame that ended, to be continued: calls that were still open get a result, too (P7).
+
+    Empty for a graph, whose conversation is in its thread: an agent that comes after it under its name begins anew.
+    """
+    if frame.graph is not None:
+        return []
     return [*frame.messages, *(tool_message(call) for call in frame.calls)]
 
 

@@ -1,7 +1,7 @@
 """Large values in the SQLite store: once each, kept while somebody refers to them.
 
-Who refers is a number: an execution's own, or that of a thread, negated. Every function runs on a store's thread, inside
-a transaction.
+Who refers is a number: an execution's own, or that of a thread, negated. Every function runs on a store's thread,
+inside a transaction.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writing threads to the SQLite store. Every function runs on the writer's thread, in a transaction others may share."""
+"""Writing threads to the SQLite store. Every function runs on the writer's thread, in a shared transaction."""
 
 from __future__ import annotations
 

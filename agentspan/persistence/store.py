@@ -139,8 +139,10 @@ class RowChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """One step: everything that becomes true together. With no records it only changes the row (hibernation) and the thread
-    (and sent again it does so again, to the same end)."""
+    """One step: everything that becomes true together.
+
+    With no records it only changes the row (hibernation) and the thread; sent again it does so again, to the same end.
+    """
 
     execution_id: str
     epoch: int
@@ -217,7 +219,7 @@ class DeploymentRow:
     kind: str
     """`agent` (native) or the name of a framework adapter."""
     source: str
-    """`reference` or `value`."""
+    """`reference`, `value` or `client`."""
     reference: str | None
     """`package.module:attribute`, when by reference."""
     code: bytes | None
@@ -227,6 +229,15 @@ class DeploymentRow:
     python: str
     """The Python (major.minor) that made `code`."""
     created_at: float
+
+
+CLIENT_PREFIX = "client-"
+"""How the IDs of deployments begin whose executions run in the client's process; no code is kept of them."""
+
+
+def runs_in_client(deployment_id: str) -> bool:
+    """Whether executions of this deployment are none of the supervisor's business."""
+    return deployment_id.startswith(CLIENT_PREFIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

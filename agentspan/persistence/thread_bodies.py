@@ -1,4 +1,4 @@
-"""The stored forms of threads, and the place each belongs to; both stores read and write threads only through this file.
+"""The stored forms of threads, and the place each belongs to; stores read and write threads only through this file.
 
 A checkpoint is one body. The writes of one task on one checkpoint are one body too: they come together and are read
 together, and one row costs less than two.
@@ -175,8 +175,8 @@ def copied(source: str, target: str, slot: Slot, parent_id: str | None, data: by
 def not_empty(source: str, target: str) -> ConfigurationError:
     """The error for a copy to a thread that holds something else."""
     return ConfigurationError(
-        problem=f"Thread {target!r} is not empty, so {source!r} was not copied to it. Delete it first, or choose another "
-        "thread_id."
+        problem=f"Thread {target!r} is not empty, so {source!r} was not copied to it. Delete it first, or choose "
+        "another thread_id."
     )
 
 

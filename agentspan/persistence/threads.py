@@ -1,7 +1,7 @@
 """The port to threads: the checkpoints of a graph, beside the journal that native agents use.
 
-A *thread* is what LangGraph keeps of one conversation: per namespace (the root graph is "", sub-graphs have their own) a
-sequence of checkpoints, and for each the pending writes of the tasks that ran on it. The latest checkpoint is the one
+A *thread* is what LangGraph keeps of one conversation: per namespace (the root graph is "", sub-graphs have their own)
+a sequence of checkpoints, and for each the pending writes of the tasks that ran on it. The latest checkpoint is the one
 that was stored last, never the one with the greatest ID: clocks go backwards. Bodies are plain data, as everywhere in
 the store; what is in them is the business of `agentspan.frameworks.langgraph`.
 
@@ -93,8 +93,8 @@ class ThreadStore(Protocol):
         Args:
             thread_id: None lists all threads, an execution's too; damaged checkpoints are left out then (and logged).
             ns: None lists every namespace.
-            before: Only those stored before this checkpoint (of the same thread and namespace; where that is not stored,
-                those with a smaller ID).
+            before: Only those stored before this checkpoint (of the same thread and namespace; where that is not
+                stored, those with a smaller ID).
             limit: The most to return.
 
         Raises:
@@ -107,9 +107,10 @@ class ThreadStore(Protocol):
         ...
 
     async def delete_checkpoints(self, thread_id: str, checkpoint_ids: Sequence[tuple[str, str]]) -> None:
-        """Remove checkpoints, by (ns, checkpoint_id), with their writes and the large values that nothing else refers to.
+        """Remove checkpoints, by (ns, checkpoint_id), with their writes and the large values only they refer to.
 
-        Those that are not there are ignored.
+        Those that are not there are ignored. No epoch fences it: on the thread of an execution it is the caller's business
+        that the execution does not run.
         """
         ...
 

@@ -10,6 +10,7 @@ from agentspan.agents.spec import AgentSpec, OnCrash, ToolKind, ToolSpec
 from agentspan.engine import records as r
 from agentspan.engine.apply import apply
 from agentspan.engine.state import ExecutionState, to_snapshot
+from agentspan.persistence.codec import pack, unpack
 
 T0 = 1_700_000_000.0
 PARAMETERS = {"type": "object", "properties": {"x": {"type": "integer"}}}
@@ -184,6 +185,11 @@ SITUATIONS: dict[str, tuple[r.AnyRecord, ...]] = {
     "graph: ended, paused": (*_GRAPH, control("pause"), graph_ended()),
     "graph: failed": (*_GRAPH, graph_failed()),
 }
+
+
+def as_stored(value: Any) -> Any:
+    """Plain data after a trip through storage."""
+    return unpack(pack(value).data, {}.get)
 
 
 def state_of(records: Sequence[r.AnyRecord]) -> ExecutionState:

@@ -175,8 +175,8 @@ def _dump_path(writer: Writer, value: pathlib.PurePath) -> Ext:
 
 def _load_path(reader: Reader, data: bytes) -> pathlib.PurePath:
     number, text = reader.unpack(data)
-    cls = _PATHS[number]
-    return cls(text)
+    path: pathlib.PurePath = _PATHS[number](text)
+    return path
 
 
 def _dump_pattern(writer: Writer, value: re.Pattern[Any]) -> Ext:

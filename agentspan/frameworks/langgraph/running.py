@@ -327,7 +327,7 @@ class _Run:
 
     def _output_keys(self) -> Any:
         """What `invoke` returns; a stream gives all of the state unless it is told."""
-        return _first(self._performer.graph.kwargs.get("output_keys"), self._app.output_channels)
+        return self._performer.graph.kwargs.get("output_keys") or self._app.output_channels
 
     def _final_values(self, snapshot: Any) -> Any:
         """What a run that only found everything done returns: the output fields of the last state."""

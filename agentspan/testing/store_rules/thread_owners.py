@@ -230,6 +230,14 @@ class ThreadOwnerRules:
         assert [await is_kept(store, f"{tick}{BIG}") for tick in (1, 2, 3)] == [False, True, True]
         assert (await store.checkpoints("t", "sub", [made_at(3)]))[0].body == {"text": ("3" + BIG,)}
 
+    async def test_a_deleted_checkpoint_leaves_large_values_to_others(self, store: Store) -> None:
+        for thread_id in ("t", "u"):
+            await store.write_thread(thread_id, these(point("c", text=BIG)))
+        await store.delete_checkpoints("t", [("", "c")])
+        assert (await store.checkpoints("u", "", ["c"]))[0].body == {"text": BIG}
+        await store.delete_checkpoints("u", [("", "c")])
+        assert not await is_kept(store)
+
     async def test_after_the_last_is_deleted_the_next_is_the_latest(self, store: Store) -> None:
         for tick in (5, 4):
             await store.write_thread("t", these(point(made_at(tick))))

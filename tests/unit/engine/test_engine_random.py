@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, assert_never
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +14,17 @@ from agentspan.agents.spec import AgentSpec
 from agentspan.engine import records as r
 from agentspan.engine.admit import Signal, admit
 from agentspan.engine.apply import apply
-from agentspan.engine.decide import CallModel, CallTool, CheckStop, Effect, LoadSession, decide, recover
+from agentspan.engine.decide import (
+    CallModel,
+    CallTool,
+    CheckStop,
+    Effect,
+    LoadFork,
+    LoadSession,
+    RunGraph,
+    decide,
+    recover,
+)
 from agentspan.engine.events import count_events, events_of
 from agentspan.engine.plan import RequestedCall, plan_calls
 from agentspan.engine.prompt import conversation, ended_conversation
@@ -22,8 +32,24 @@ from agentspan.engine.records import from_plain, to_plain
 from agentspan.engine.state import ExecutionState, from_snapshot, to_snapshot
 from agentspan.engine.view import agent_result, status_of
 from tests.support.lives import dangling
-from tests.support.situations import SPEC, T0, started
+from tests.support.situations import (
+    SPEC,
+    T0,
+    as_stored,
+    breakpoint_ask,
+    graph_ended,
+    graph_failed,
+    graph_held,
+    graph_started,
+    graph_waits,
+    interrupt_ask,
+    node_told,
+    situation,
+    started,
+    told,
+)
 
+HITL = {"kind": "decisions", "actions": [{"name": "work", "args": {}}]}
 TOOLS = [*SPEC.tools, "nothing"]
 KINDS = ["approve", "reject", "respond", "message", "pause", "resume", "stop", "cancel", "guide"]
 values = st.recursive(
@@ -36,18 +62,20 @@ values = st.recursive(
 class Run:
     """Plays driver: does what `decide` says with outcomes that Hypothesis draws, and keeps the journal."""
 
-    def __init__(self, data: st.DataObject, spec: AgentSpec) -> None:
+    def __init__(self, data: st.DataObject, spec: AgentSpec, *, graph: bool = False) -> None:
         self.draw = data.draw
         self.spec = spec
         self.now = T0
+        self.graph = graph
         self.state = ExecutionState(execution_id="ex-1")
         self.journal: list[r.AnyRecord] = []
         self.signals = 0
-        session = "ex-0" if self.draw(st.booleans()) else None
-        self.write(started(session_from=session, timeout_s=self.draw(st.sampled_from([None, 50.0]))))
+        origin = self.draw(st.sampled_from([{}, {"session_from": "ex-0"}, {"forked_from": "ex-0"}]))
+        begin = graph_started if graph else started
+        self.write(begin(**origin, timeout_s=self.draw(st.sampled_from([None, 50.0]))))
 
     def write(self, record: r.AnyRecord) -> None:
-        stored = json.loads(json.dumps(to_plain(record)))
+        stored = as_stored(to_plain(record))
         self.journal.append(record)
         apply(self.state, from_plain(record.KIND, stored))
         while records := self.conclusions():
@@ -108,7 +136,34 @@ class Run:
                 stop = self.draw(st.integers(0, 9)) == 0
                 return r.StopChecked(at=at, turn=effect.turn, stop=stop)
             case LoadSession():
-                return r.SessionLoaded(at=at, messages=[{"role": "user", "content": "before"}])
+                return r.SessionLoaded(at=at, messages=[] if self.graph else [{"role": "user", "content": "before"}])
+            case LoadFork():
+                return r.Forked(at=at, snapshot=None if self.graph else to_snapshot(situation("between turns")))
+            case RunGraph():
+                return self.graph_outcome(effect)
+            case _:
+                assert_never(effect)
+
+    def graph_outcome(self, effect: RunGraph) -> r.AnyRecord:
+        match self.draw(
+            st.sampled_from(["told", "told", "told", "waits", "waits", "breakpoint", "held", "ended", "failed"])
+        ):
+            case "told":
+                kind = self.draw(st.sampled_from(["node_start", "node_end"]))
+                return told(node_told(kind, "n", self.draw(st.sampled_from(["t1", "t2"]))), model_calls=1)
+            case "waits":
+                form = self.draw(st.sampled_from([{}, HITL]))
+                count = self.draw(st.integers(1, 3))
+                asks = [interrupt_ask(f"i{effect.run}-{index}", form=form) for index in range(count)]
+                return graph_waits(*asks, run=effect.run)
+            case "breakpoint":
+                checkpoint = f"cp{effect.run}"
+                return graph_waits(breakpoint_ask(checkpoint), run=effect.run, checkpoint_id=checkpoint)
+            case "held":
+                return graph_held(effect.run)
+            case "failed":
+                return graph_failed(effect.run)
+        return graph_ended(effect.run, self.draw(values))
 
     def model_outcome(self, effect: CallModel) -> r.AnyRecord:
         match self.draw(st.sampled_from(["calls", "calls", "calls", "text", "misfit", "retry", "failed"])):
@@ -166,18 +221,29 @@ def test_no_run_breaks_the_rules(data: st.DataObject) -> None:
     check_journal(run)
 
 
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(st.data())
+def test_no_run_of_a_graph_breaks_the_rules(data: st.DataObject) -> None:
+    run = Run(data, AgentSpec(name="app", model=""), graph=True)
+    for _ in range(data.draw(st.integers(1, 30))):
+        if run.state.is_finished:
+            break
+        run.step()
+    check_journal(run)
+
+
 def check_journal(run: Run) -> None:
     """The state is what the journal says at every place of it, and so are the events."""
     state = ExecutionState(execution_id="ex-1")
     seen: list[int | None] = []
     for seq, record in enumerate(run.journal):
-        told = events_of(record, execution_id="ex-1", first=state.events + 1)
-        assert count_events(record) == len(told)
-        seen += [event.seq for event in told]
-        apply(state, from_plain(record.KIND, json.loads(json.dumps(to_plain(record)))))
+        events = events_of(record, execution_id="ex-1", first=state.events + 1)
+        assert count_events(record) == len(events)
+        seen += [event.seq for event in events]
+        apply(state, from_plain(record.KIND, as_stored(to_plain(record))))
         assert (state.seq, state.events) == (seq, len(seen))
         snapshot = to_snapshot(state)
-        again = from_snapshot(json.loads(json.dumps(snapshot)))
+        again = from_snapshot(as_stored(snapshot))
         assert to_snapshot(again) == snapshot
         if seq % 3 == 0:
             state = again  # Going on from a snapshot is going on from the records.

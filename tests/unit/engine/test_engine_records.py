@@ -13,8 +13,7 @@ from agentspan.engine import records as r
 from agentspan.engine.events import count_events, events_of
 from agentspan.engine.records import KINDS, from_plain, to_plain
 from agentspan.engine.state import from_snapshot, to_snapshot
-from agentspan.persistence.codec import pack, unpack
-from tests.support.situations import RECORDS, SITUATIONS, state_of
+from tests.support.situations import RECORDS, SITUATIONS, as_stored, state_of
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
@@ -73,10 +72,6 @@ def built(cls: type) -> st.SearchStrategy[Any]:
 
 BY_TYPE["tuple[PlannedCall, ...]"] = st.lists(built(r.PlannedCall), max_size=2).map(tuple)
 BY_TYPE["tuple[InterruptedCall, ...]"] = st.lists(built(r.InterruptedCall), max_size=2).map(tuple)
-
-
-def as_stored(value: Any) -> Any:
-    return unpack(pack(value).data, {}.get)
 
 
 @pytest.mark.parametrize("kind", KINDS)
