@@ -20,7 +20,7 @@ from agentspan.persistence.reading import (
     describe_row,
     read_events,
     read_history,
-    read_result,
+    read_outcome,
     read_show,
     read_status,
 )
@@ -126,7 +126,7 @@ class Desk:
                 self._live()
         if not settled:
             return {"settled": False}
-        result, state = await read_result(self._store, execution_id)
+        result, state = await read_outcome(self._store, execution_id)
         return {"settled": True, "result": result.to_dict(), "state": state}
 
     async def on_events(

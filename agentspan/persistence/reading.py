@@ -29,7 +29,12 @@ async def read_status(store: Store, execution_id: str) -> AgentStatus:
     return agent_status(state, status=row.status, current=row.current_task, pending=pending)
 
 
-async def read_result(store: Store, execution_id: str) -> tuple[AgentResult, bytes]:
+async def read_result(store: Store, execution_id: str) -> AgentResult:
+    """The result of a settled execution."""
+    return (await read_outcome(store, execution_id))[0]
+
+
+async def read_outcome(store: Store, execution_id: str) -> tuple[AgentResult, bytes]:
     """The result of a settled execution and, for a graph, its final state as the adapter encoded it."""
     row = await store.row(execution_id)
     if row.status == Status.QUARANTINED.value:

@@ -109,8 +109,8 @@ class ThreadStore(Protocol):
     async def delete_checkpoints(self, thread_id: str, checkpoint_ids: Sequence[tuple[str, str]]) -> None:
         """Remove checkpoints, by (ns, checkpoint_id), with their writes and the large values only they refer to.
 
-        Those that are not there are ignored. No epoch fences it: on the thread of an execution it is the caller's business
-        that the execution does not run.
+        Those that are not there are ignored. No epoch fences it: that an execution does not run while its thread is
+        thinned out is the caller's business.
         """
         ...
 

@@ -2,8 +2,8 @@
 -- everything that is stored goes to the end of one table, and one index finds it.
 --
 -- Whose thread it is does not show here: the thread of an execution has the execution's ID. A thread may be there
--- before the execution is, and one without an execution refers to large values too, so for what bodies of a thread refer
--- to `blob_refs.execution` is -threads.id, never the execution's own number.
+-- before the execution is, and one without an execution refers to large values too, so for what bodies of a thread
+-- refer to, `blob_refs.execution` is -threads.id, never the execution's own number.
 
 CREATE TABLE threads (
     id INTEGER PRIMARY KEY,
@@ -23,8 +23,8 @@ CREATE TABLE thread_spaces (
 
 -- Checkpoints (`task_id` is NULL) in the order they were stored, over all threads, and among them the writes of tasks,
 -- those of one task on one checkpoint in one row. Writes may be there before their checkpoint is. IDs that are UUIDs
--- are kept as their 16 bytes, others as text; bytes order as their text does, so IDs made from a clock (LangGraph's are)
--- go to the end of the index too.
+-- are kept as their 16 bytes, others as text; bytes order as their text does, so IDs made from a clock (as those of
+-- LangGraph are) go to the end of the index too.
 CREATE TABLE thread_rows (
     id INTEGER PRIMARY KEY,
     space INTEGER NOT NULL,
