@@ -3,11 +3,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
+OLDEST := .venv-oldest/.ready
 
-.PHONY: demo test check lint types imports bench lock clean help
+.PHONY: demo test test-oldest check lint types imports bench lock clean help
 
 help: ## Say what can be made
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 # Bytecode is compiled here, whatever PYTHONDONTWRITEBYTECODE says: without it an actor takes 1 s to start instead of 0.4.
 $(READY): pyproject.toml requirements/dev.txt
@@ -17,11 +18,20 @@ $(READY): pyproject.toml requirements/dev.txt
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q -j 0 .venv/lib agentspan || true
 	touch $(READY)
 
+$(OLDEST): pyproject.toml requirements/oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/oldest.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(OLDEST)
+
 demo: $(READY) ## Watch an agent lose its process and finish anyway
 	@$(BIN)/agent-span demo
 
 test: $(READY) ## Run all tests
 	$(BIN)/python -m pytest
+
+test-oldest: $(OLDEST) ## Run the graph tests with the oldest langgraph that is admitted
+	.venv-oldest/bin/python -m pytest tests/unit/frameworks tests/contract/test_langgraph_conformance.py tests/crash/test_graph_parity.py
 
 check: lint types imports ## Style, types, and who may import whom
 
@@ -41,6 +51,9 @@ bench: $(READY) ## Measure, and print ratios
 lock: ## Pin the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --extra client --group dev --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements/dev.txt
+	uv pip compile pyproject.toml --extra client --extra postgres --group dev --universal --python-version 3.11 \
+		--constraint requirements/oldest.in --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" -o requirements/oldest.txt
 
 clean: ## Remove the environment and caches
-	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .import_linter_cache .hypothesis

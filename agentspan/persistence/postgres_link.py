@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import queue
 import threading
 from collections import deque
@@ -29,7 +30,7 @@ from typing import Any, Generic, TypeVar
 
 import psycopg
 
-from agentspan.errors import ConfigurationError, StoreUnavailableError
+from agentspan.errors import AgentspanError, ConfigurationError, StoreUnavailableError
 from agentspan.persistence.postgres_session import Answer, Ask, LostError, PostgresSession
 from agentspan.persistence.postgres_url import PostgresTarget
 
@@ -260,7 +261,6 @@ class PostgresLink:
             self._perform(worker, group, _READ)
 
     def _perform(self, worker: _Worker, group: list[Job[Any]], mode: str) -> None:
-        group = [job for job in group if not job.future.done()]  # A cancelled or overdue caller wants nothing any more.
         worker.busy_with = frozenset(map(id, group))
         try:
             self._try(worker.session, group, mode)
@@ -269,8 +269,9 @@ class PostgresLink:
 
     def _try(self, session: PostgresSession, group: list[Job[Any]], mode: str) -> None:
         outcomes = _Outcomes()
+        # Without those whose caller was cancelled, or told that it took too long.
         waiting, tries, was_lost = group, 0, False
-        while waiting:
+        while waiting := [job for job in waiting if not job.future.done()]:
             tries += 1
             if mode is _WRITE:
                 self.groups += 1
@@ -365,7 +366,8 @@ def _transact(
 
 def _fail_all(jobs: Sequence[Job[Any]], problem: BaseException, outcomes: _Outcomes) -> None:
     for job in jobs:
-        outcomes.failed(job, problem)
+        # One each: every caller adds its own traceback.
+        outcomes.failed(job, copy.copy(problem) if isinstance(problem, AgentspanError) else problem)
 
 
 def _settle(told: Sequence[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:

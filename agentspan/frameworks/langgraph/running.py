@@ -276,7 +276,7 @@ class _Run:
         bound, options = self._performer.graph.kwargs, self._options
         context = self._context()
         last = None
-        async for ns, mode, data in self._app.astream(
+        streamed: Any = self._app.astream(
             given,
             config,
             context=bound.get("context") if context is None else context,
@@ -287,7 +287,8 @@ class _Run:
             control=control,
             interrupt_before=_first(options.interrupt_before, bound.get("interrupt_before")),
             interrupt_after=_first(options.interrupt_after, bound.get("interrupt_after")),
-        ):
+        )
+        async for ns, mode, data in streamed:
             if mode == "values":
                 if not ns:
                     last = data
