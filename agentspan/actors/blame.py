@@ -9,7 +9,8 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from agentspan.actors.localcode import REASON_CHARS_MAX, Unshippable, dump, local_modules_by_value
+from agentspan.actors.localcode import REASON_CHARS_MAX, dump
+from agentspan.actors.locality import Unshippable, local_modules_by_value
 from agentspan.frameworks.langgraph.pickling import travelling
 
 HOPS_MAX = 12

@@ -9,6 +9,7 @@ otherwise pickle without an error and then fail, or do harm, where it is loaded:
 * a library's sentinel, such as `dataclasses.MISSING`: its copy would no longer *be* it;
 * `os.environ`: its content, keys and all, would travel;
 * an import of a local module inside a function: cloudpickle does not see it;
+* a `TypedDict` that has no trace of what it was made from: its copy could not be made;
 * chat models, keys and savers in a LangGraph app: see `frameworks/langgraph/pickling.py`;
 * anything else that pickles by name in a local module: found by reading the names in the finished pickle.
 
@@ -18,42 +19,37 @@ for each class, addresses, and sets in hash order.
 
 from __future__ import annotations
 
-import dis
 import functools
-import importlib.util
 import io
 import os
 import pickletools
 import re
 import sys
-import sysconfig
-import threading
 import types
 import typing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import ray
+import typing_extensions
 from ray import cloudpickle
 
+from agentspan.actors.locality import Unshippable, is_local, local_modules_by_value, refuse_local_imports
 from agentspan.frameworks.langgraph.pickling import reduce_object
 
-NOT_LOCAL = frozenset({"agentspan", "ray"})
-"""Top-level packages that are on every node, wherever their files lie."""
 REASON_CHARS_MAX = 200
 """How much of an exception's own text an error repeats."""
 
-_lock = threading.RLock()  # Re-entrant: an object's own __reduce__ may pack code in its turn.
+
+class _Plain(typing.TypedDict): ...
 
 
-class Unshippable(Exception):
-    """An object pickles but must not. Its text is a sentence about the object."""
+class _Extended(typing_extensions.TypedDict): ...
 
-    def __init__(self, problem: str, remedy: str | None = None) -> None:
-        super().__init__(problem)
-        self.remedy = remedy
+
+_TYPED_DICTS: dict[Any, Any] = {type(_Plain): typing.TypedDict, type(_Extended): typing_extensions.TypedDict}
+"""The classes of typed dicts' classes, and what one derives from to make another."""
 
 
 class Packed(NamedTuple):
@@ -74,61 +70,6 @@ def pickle_by_value(value: Any) -> Packed:
         code, pickler = dump(value)
         digest = _Fingerprint(pickler.addresses).of(value)
     return Packed(code, digest)
-
-
-# --- what is local -------------------------------------------------------------------------------------------------
-
-
-def is_local(module: types.ModuleType) -> bool:
-    """Whether a module exists only here: it has a source file, outside the standard library and all site-packages."""
-    facts = module.__dict__  # Not getattr: lazy modules import the world when they are asked for what they lack.
-    name = facts.get("__name__")
-    if name == "__main__":
-        return True
-    if not isinstance(name, str) or name.partition(".")[0] in NOT_LOCAL:
-        return False
-    file = facts.get("__file__")
-    places = [file] if file else list(facts.get("__path__") or ())
-    return bool(places) and all(isinstance(place, str) and not _is_library(place) for place in places)
-
-
-@functools.cache
-def _is_library(place: str) -> bool:
-    path = os.path.abspath(place)
-    if not {"site-packages", "dist-packages"}.isdisjoint(path.split(os.sep)):
-        return True
-    return any(path.startswith(folder + os.sep) for folder in _stdlib_folders())
-
-
-@functools.cache
-def _stdlib_folders() -> frozenset[str]:
-    folders = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)}
-    return frozenset(folders | {os.path.realpath(folder) for folder in folders})
-
-
-@contextmanager
-def local_modules_by_value() -> Iterator[None]:
-    """Have every local module pickled by value in this block. One thread at a time: the registry is the process's.
-
-    Modules that the user registered stay as they are.
-    """
-    with _lock:
-        known = cloudpickle.list_registry_pickle_by_value()
-        ours = [
-            module
-            for name, module in list(sys.modules.items())
-            if isinstance(module, types.ModuleType)
-            and name not in known
-            and module.__dict__.get("__name__") == name
-            and is_local(module)
-        ]
-        for module in ours:
-            cloudpickle.register_pickle_by_value(module)
-        try:
-            yield
-        finally:
-            for module in ours:
-                cloudpickle.unregister_pickle_by_value(module)
 
 
 # --- pickling ------------------------------------------------------------------------------------------------------
@@ -166,7 +107,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if kind is types.FunctionType:
             reduced = super().reducer_override(obj)
             if reduced is not NotImplemented:
-                _refuse_local_imports(obj.__code__, obj.__globals__)
+                refuse_local_imports(obj.__code__, obj.__globals__)
             return reduced
         if obj is os.environ:
             return getattr, (os, "environ")
@@ -180,6 +121,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _standard_stream_reduce(obj)
         if issubclass(kind, (ray.ObjectRef, ray.actor.ActorHandle)):
             raise Unshippable("It belongs to this Ray cluster and ends with it, but a deployment does not")
+        if kind in _TYPED_DICTS and "__orig_bases__" not in obj.__dict__:
+            return self._typed_dict_reduce(obj)
         if (sentinel := self._sentinel(obj)) is not None:
             return getattr, sentinel
         if obj is not self._as_it_is:
@@ -187,6 +130,14 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             if reduced is not NotImplemented:
                 return reduced
         return super().reducer_override(obj)
+
+    def _typed_dict_reduce(self, obj: Any) -> Any:
+        """Python 3.11 keeps no trace of a TypedDict's own bases: cloudpickle would make a copy from plain `dict`."""
+        reduced = super().reducer_override(obj)
+        if not isinstance(reduced, tuple):
+            return reduced
+        make, (metaclass, name, _, *more), *rest = reduced
+        return make, (metaclass, name, (_TYPED_DICTS[metaclass],), *more), *rest
 
     def _sentinel(self, obj: Any) -> tuple[types.ModuleType, str] | None:
         """Where a library keeps an object that says nothing but that it is this one (compared with `is`)."""
@@ -261,51 +212,6 @@ def _is_found_by_name(obj: Any) -> bool:
     for name in getattr(obj, "__qualname__", obj.__name__).split("."):
         found = getattr(found, name, None)
     return found is obj
-
-
-def _refuse_local_imports(code: types.CodeType, namespace: dict[str, Any]) -> None:
-    """Refuse `import helper` inside a function, where `helper` is local: it would fail when the function runs."""
-    pushed: list[Any] = []  # An import is preceded by its level and the names it is to bring.
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "EXTENDED_ARG":
-            continue
-        if instruction.opname == "IMPORT_NAME":
-            name = _absolute_name(instruction.argval, pushed[-2], namespace)
-            if name and _leads_to_local(name):
-                raise Unshippable(
-                    f"It imports the local module {name!r} when it runs, and that module is not on the cluster",
-                    f"Import {name!r} at the top of the file, and it travels with the agent.",
-                )
-        pushed = [*pushed[-1:], instruction.argval]
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            _refuse_local_imports(constant, namespace)
-
-
-def _absolute_name(name: str, level: int, namespace: dict[str, Any]) -> str | None:
-    if level == 0:
-        return name
-    try:
-        return importlib.util.resolve_name("." * level + name, namespace.get("__package__") or "")
-    except ImportError:
-        return None  # It fails here as it will there.
-
-
-def _leads_to_local(name: str) -> bool:
-    module = sys.modules.get(name)
-    if module is not None:
-        return is_local(module)
-    top = name.partition(".")[0]
-    if (package := sys.modules.get(top)) is not None:
-        return is_local(package)
-    try:
-        spec = importlib.util.find_spec(top)  # Of a top-level name: imports nothing.
-    except (ImportError, ValueError):
-        return False
-    if spec is None or top in NOT_LOCAL:
-        return False  # Not here either: an optional import.
-    places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
-    return bool(places) and not any(_is_library(place) for place in places)
 
 
 def _named_globals(code: bytes) -> set[tuple[str, str]]:

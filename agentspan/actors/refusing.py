@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentspan.actors.blame import Blame, Test, blame, pickle_problem
-from agentspan.actors.localcode import Packed, Unshippable, pickle_by_value
+from agentspan.actors.localcode import Packed, pickle_by_value
+from agentspan.actors.locality import Unshippable
 from agentspan.errors import UnshippableCodeError
 
 CODE_BYTES_MAX = 32 * 1024 * 1024

@@ -8,6 +8,9 @@ is stored, by the same code that later makes the value. What kind of answer is w
     {"kind": "decision", "actions": [one]}    the same, asked one call at a time
 
 An action is `{"name": str, "args": dict, "allowed": [str]}`; `allowed` is what the middleware lets a person decide.
+
+Where an ask can be approved or rejected as such, `respond({"approved": bool})` means just that (`as_meant`): programs
+written for the existing SDK answer everything so. Other asks get the dict itself.
 """
 
 from __future__ import annotations
@@ -24,6 +27,51 @@ class Asked(Protocol):
     def form(self) -> dict[str, Any]: ...
     @property
     def response_schema(self) -> dict[str, Any] | None: ...
+
+
+def as_meant(asked: Asked, verdict: str, value: Any) -> tuple[str, str] | None:
+    """The verdict and reason that an answer `{"approved": bool, "reason": …}` stands for; None if it is what it says."""
+    if verdict != "respond" or not isinstance(value, dict) or not isinstance(value.get("approved"), bool):
+        return None
+    if asked.ask not in ("approval", "crash", "breakpoint") and not (asked.ask == "interrupt" and asked.form):
+        return None
+    if value["approved"]:
+        return "approve", ""
+    return "reject", str(value.get("reason") or "")
+
+
+def verdicts(asked: Asked) -> list[str]:
+    """The verdicts that can be an answer, what people will want most first; empty where only a message is one."""
+    match asked.ask:
+        case "message":
+            return []
+        case "question":
+            return ["respond", "reject"]
+        case "breakpoint":
+            return ["approve"]
+        case "interrupt" if asked.form:
+            return _allowed_verdicts(asked.form)
+        case "interrupt" if "approved" not in _properties(asked):
+            return ["respond", "approve", "reject"]
+        case _:
+            return ["approve", "reject", "respond"]
+
+
+def _allowed_verdicts(form: dict[str, Any]) -> list[str]:
+    actions = form["actions"]
+    found = [
+        verdict for verdict in ("approve", "reject", "respond") if all(_is_allowed(action, verdict) for action in actions)
+    ]
+    if len(actions) == 1 and "approve" not in found and _is_allowed(actions[0], "edit"):
+        found.insert(0, "approve")  # With other arguments.
+    if len(actions) > 1 and "respond" not in found:
+        found.append("respond")  # With a decision for each.
+    return found
+
+
+def _is_allowed(action: dict[str, Any], kind: str) -> bool:
+    allowed = action.get("allowed")
+    return allowed is None or kind in allowed
 
 
 def resume_value(
@@ -73,13 +121,18 @@ def _plain(asked: Asked, verdict: str, arguments: dict[str, Any] | None, reason:
     approved = verdict == "approve"
     if approved and arguments is not None:
         return arguments
-    properties = (asked.response_schema or {}).get("properties")
-    if isinstance(properties, dict) and "approved" in properties:
+    properties = _properties(asked)
+    if "approved" in properties:
         answer: dict[str, Any] = {"approved": approved}
         if reason and "reason" in properties:
             answer["reason"] = reason
         return answer
     return approved
+
+
+def _properties(asked: Asked) -> dict[str, Any]:
+    properties = (asked.response_schema or {}).get("properties")
+    return properties if isinstance(properties, dict) else {}
 
 
 def _is_decision(value: Any, key: str) -> bool:
@@ -101,9 +154,11 @@ def _decision(
 def _decision_problem(decision: Any, action: dict[str, Any]) -> str | None:
     if not isinstance(decision, dict) or not isinstance(decision.get("type"), str):
         return "a decision is a dict with a 'type'"
-    kind, allowed = decision["type"], action.get("allowed")
-    if allowed is not None and kind not in allowed:
-        return f"{kind!r} is not allowed for {action['name']!r}; allowed: {', '.join(allowed)}"
+    kind = decision["type"]
+    if not _is_allowed(action, kind):
+        return f"{kind!r} is not allowed for {action['name']!r}; allowed: {', '.join(action['allowed'])}"
+    if kind not in ("approve", "edit", "reject", "respond"):
+        return f"there is no decision {kind!r}; there are approve, edit, reject and respond"
     if kind == "edit":
         edited = decision.get("edited_action")
         if not isinstance(edited, dict) or not isinstance(edited.get("name"), str):

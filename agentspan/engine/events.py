@@ -13,6 +13,7 @@ from typing import Any
 
 from agentspan.agents.events import AgentEvent, EventType
 from agentspan.engine import records as r
+from agentspan.engine.answers import verdicts
 
 
 def events_of(record: r.AnyRecord, *, execution_id: str, first: int) -> list[AgentEvent]:
@@ -183,7 +184,7 @@ def _graph_waits(record: r.GraphWaits) -> list[Fields]:
             "agent_path": record.path,
             "args": ask.arguments,
             "content": ask.question or None,
-            "data": {"ask": ask.ask, "arguments_hash": ask.arguments_hash},
+            "data": {"ask": ask.ask, "arguments_hash": ask.arguments_hash, "verdicts": verdicts(ask)},
         }
         for ask in record.asks
     ]

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentspan.engine.admit import DECISIONS, Signal
-from agentspan.engine.answers import misfit, resume_value
+from agentspan.engine.answers import as_meant, misfit, resume_value
 from agentspan.errors import (
     AmbiguousDecisionError,
     DecisionMismatchError,
@@ -67,6 +67,10 @@ def judge(signal: Signal, *, status: str, calls: Sequence[PendingRow], first_dec
             shown=signal.arguments_hash,
             held=call.arguments_hash,
         )
+    meant = as_meant(call, signal.kind, signal.value)
+    if meant is not None:
+        kind, reason = meant
+        signal = replace(signal, kind=kind, text=reason, value=None)  # type: ignore[arg-type]
     problem = _misfit(signal, call)
     if problem is not None:
         raise InvalidDecisionError(execution_id=signal.execution_id, call_id=call.call_id, problem=problem)

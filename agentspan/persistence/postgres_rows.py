@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,8 +22,10 @@ from agentspan.persistence.postgres_link import Batch, Last, Work
 from agentspan.persistence.postgres_session import Ask
 from agentspan.persistence.postgres_text import kept, kept_or_none, told, told_or_none
 from agentspan.persistence.rules import CANDIDATES_MAX, StoredEntry, legible, name_candidates
-from agentspan.persistence.sqlite_rows import sound
 from agentspan.persistence.store import DeploymentRow, ExecutionRow, JournalEntry, Loaded, PendingRow
+from agentspan.persistence.thread_bodies import GetBlob
+
+log = logging.getLogger("agentspan.store")
 
 _ROW = """
 SELECT e.execution_id, e.agent, e.deployment_id, e.status, e.epoch, e.seq, e.events, e.session_id, e.idempotency_key,
@@ -225,14 +228,17 @@ def _all_pending(limit: int) -> Work[list[PendingRow]]:
     )
     (found,) = yield Batch([Ask(every, (limit,))])
     get_blob = yield from getter(columns[3] for columns in found.rows)
-    calls = [
-        (told(execution_id), told(call_id), told_or_none(decided_by), body)
-        for execution_id, call_id, decided_by, body in found.rows
-    ]
-    return list(sound(calls, get_blob))
+    calls = []
+    for execution_id, *columns in found.rows:
+        try:
+            calls.append(read_call(told(execution_id), columns, get_blob))
+        except CorruptRecordError as problem:
+            # One damaged row must not hide everybody else's (P11).
+            log.error("store.pending_damaged", extra={"execution_id": told(execution_id), "problem": str(problem)})
+    return calls
 
 
-def read_call(execution_id: str, columns: tuple[Any, ...], get_blob: Any) -> PendingRow:
+def read_call(execution_id: str, columns: Sequence[Any], get_blob: GetBlob) -> PendingRow:
     """An open call from what `calls_of` gave."""
     call_id, decided_by, body = columns
     return read_pending(execution_id, told(call_id), told_or_none(decided_by), body, get_blob)

@@ -135,6 +135,7 @@ class _Play:
         self._disk = life.store
         self._story = story
         self._points = points
+        self._undisturbed = crash_at(NEVER)
         self._killed = False
 
     async def to_the_end(self) -> None:
@@ -150,7 +151,7 @@ class _Play:
 
     async def _incarnation(self) -> Any:
         """One life; None if it died."""
-        point = self._points.pop(0) if self._points else crash_at(NEVER)
+        point = self._points.pop(0) if self._points else self._undisturbed
         self._life.store = CrashingStore(self._disk, point)  # type: ignore[arg-type]
         RUNS.life += 1
         try:
@@ -160,14 +161,16 @@ class _Play:
                 raise
             self._killed = False
             self._story.deaths += 1
-            self._story.repeatable += RUNS.in_flight()
             await self._stage.settled()
+            # What began while the news of the death was on its way is as lost as what was in flight.
+            self._story.repeatable += RUNS.in_flight()
             return None
         finally:
             self._life.store = self._disk
-            self._story.calls += point.calls
-            if not point.fired and self._points is not None and point._number != NEVER:
-                self._points.insert(0, point)  # This life was too short for it.
+            if point.fired or point is self._undisturbed:
+                self._story.calls += point.calls
+            else:
+                self._points.insert(0, point)  # This life was too short for it: it counts on in the next.
 
     async def _answer(self) -> None:
         pending = await self._life.pending()

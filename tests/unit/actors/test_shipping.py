@@ -18,7 +18,7 @@ from typing import Any, NewType
 import pytest
 from ray import cloudpickle
 
-from agentspan.actors import localcode, refusing
+from agentspan.actors import localcode, locality, refusing
 from agentspan.actors.shipping import load_key, pack, sign, unpack, verify
 from agentspan.agents.agent import Agent
 from agentspan.agents.callbacks import CallbackHandler
@@ -648,7 +648,7 @@ def test_modules_are_registered_only_while_packing_and_the_users_own_stay(tmp_pa
     cloudpickle.register_pickle_by_value(module)
     before = cloudpickle.list_registry_pickle_by_value()
     try:
-        with localcode.local_modules_by_value():
+        with locality.local_modules_by_value():
             during = cloudpickle.list_registry_pickle_by_value()
         assert __name__ in during
         assert not {"json", "pytest", "ray", "agentspan.errors"} & during

@@ -66,6 +66,10 @@ class Typed(TypedDict):
     log: Annotated[list[str], operator.add]
 
 
+class Derived(Typed, total=False):
+    more: int
+
+
 class TypedExtension(typing_extensions.TypedDict, total=False):
     text: typing_extensions.Required[str]
     log: Annotated[list[str], operator.add]
@@ -132,7 +136,7 @@ def chain(schema: Any, *nodes: Any, **options: Any) -> Any:
     return builder.compile(**options)
 
 
-for kind in (Typed, TypedExtension, Model, Data):
+for kind in (Typed, Derived, TypedExtension, Model, Data):
     app(kind.__name__, chain(kind, work, later), {"text": "hi", "log": ["begun"]})
 app("functional_schema", chain(TypedDict("Made", {"text": str, "log": Annotated[list, operator.add]}), work), {"text": "a"})
 app("custom_reducers", chain(Custom, lambda s: {"best": len(s["text"]), "seen": ["b", "a"], "maybe": None}),

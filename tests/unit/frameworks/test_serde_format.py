@@ -194,6 +194,8 @@ def test_what_a_release_wrote_is_read_by_this_version(name: str) -> None:
 @pytest.mark.parametrize("name", VALUES)
 def test_equal_values_are_written_as_equal_bytes(name: str) -> None:
     # Not a promise to users, but a change of the form by accident is found here: it needs a new code, not other bytes.
+    if name == "interrupt" and not hasattr(VALUES[name], "response_schema"):
+        pytest.skip("this langgraph has no response_schema, so it is not written either")
     assert SERDE.dumps(VALUES[name]).hex() == WRITTEN[name]
 
 

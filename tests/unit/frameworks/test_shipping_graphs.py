@@ -175,6 +175,7 @@ def there(packed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> d
 
 NAMES = [
     "Typed",
+    "Derived",
     "TypedExtension",
     "Model",
     "Data",
@@ -394,7 +395,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "variable",
             "node 'work' refers to the variable 'thing' of the function around it (a _contextvars.ContextVar)",
         ),
-        ("file", "node 'work' refers to the variable 'thing' of the function around it (an _io.TextIOWrapper)"),
+        ("file", "node 'work' refers to the variable 'thing' of the function around it (a _io.TextIOWrapper)"),
         ("generator", "node 'work' refers to the variable 'thing' of the function around it (a generator)"),
         ("store", "its store refers to its attribute"),
         ("tool", "tool 'guarded' refers to the global 'lock' (a _thread.lock)"),
