@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from agentspan.actors.feed import Feed
-from agentspan.actors.reports import Report, Reported, Reports, joined, settle
+from agentspan.actors.reports import Report, Reported, Reports, settle
 from agentspan.agents.spec import AgentSpec
 from agentspan.engine import records as r
 from agentspan.engine.admit import admit
@@ -36,7 +36,7 @@ from agentspan.engine.view import current_task, status_of
 from agentspan.errors import StoreUnavailableError
 from agentspan.persistence.loading import load_state, pending_rows
 from agentspan.persistence.store import Commit, JournalEntry, PendingRow, RowChange, Store
-from agentspan.persistence.threads import ThreadWrite
+from agentspan.persistence.threads import ThreadWrite, joined
 
 log = logging.getLogger("agentspan.driver")
 T = TypeVar("T")
@@ -293,7 +293,7 @@ class Driver:
         entries = self._entries(applied)
         opens = pending_rows(state, exclude=waiting)
         still = {call.call_id for _, call in state.open_asks()}
-        thread = joined(reports)
+        thread = joined([report.thread for report in reports if report.thread is not None])
         # That a node started is no progress: one that kills its process would never be given up.
         progress = progress and (
             thread is not None or any(not isinstance(record, r.GraphTold) for record, _ in applied)

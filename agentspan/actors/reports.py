@@ -103,15 +103,3 @@ def settle(reports: Sequence[Reported], problem: BaseException | None = None) ->
                 report.done.set_result(None)
             else:
                 report.done.set_exception(problem)
-
-
-def joined(reports: Sequence[Reported]) -> ThreadWrite | None:
-    """What several reports store, as one."""
-    threads = [report.thread for report in reports if report.thread is not None]
-    if len(threads) < 2:
-        return threads[0] if threads else None
-    return ThreadWrite(
-        checkpoints=[row for thread in threads for row in thread.checkpoints],
-        writes=[row for thread in threads for row in thread.writes],
-        forget=[key for thread in threads for key in thread.forget],
-    )

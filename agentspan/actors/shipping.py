@@ -247,9 +247,11 @@ def load(row: DeploymentRow) -> Any:
     _check_framework(row)
     assert row.code is not None, "a signed deployment by value has code"
     try:
-        return cloudpickle.loads(row.code)
+        agent = cloudpickle.loads(row.code)
     except (ImportError, AttributeError) as problem:
         raise _missing(row, getattr(problem, "name", None) or "a module", problem) from problem
+    described_by = getattr(agent, "described_by", None)
+    return agent if described_by is None else described_by(row.spec)
 
 
 def _check_framework(row: DeploymentRow) -> None:

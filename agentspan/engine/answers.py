@@ -15,6 +15,7 @@ written for the existing SDK answer everything so. Other asks get the dict itsel
 
 from __future__ import annotations
 
+import json
 from typing import Any, Protocol
 
 
@@ -60,7 +61,9 @@ def verdicts(asked: Asked) -> list[str]:
 def _allowed_verdicts(form: dict[str, Any]) -> list[str]:
     actions = form["actions"]
     found = [
-        verdict for verdict in ("approve", "reject", "respond") if all(_is_allowed(action, verdict) for action in actions)
+        verdict
+        for verdict in ("approve", "reject", "respond")
+        if all(_is_allowed(action, verdict) for action in actions)
     ]
     if len(actions) == 1 and "approve" not in found and _is_allowed(actions[0], "edit"):
         found.insert(0, "approve")  # With other arguments.
@@ -83,8 +86,9 @@ def resume_value(
     kind = asked.form.get("kind")
     if kind is None:
         return _plain(asked, verdict, arguments, reason, value)
-    if verdict == "respond" and _is_decision(value, "decisions" if kind == "decisions" else "type"):
-        return value
+    ready = _ready_made(asked.form, value) if verdict == "respond" else None
+    if ready is not None:
+        return ready
     decisions = [_decision(action, verdict, arguments, reason, value) for action in asked.form["actions"]]
     return {"decisions": decisions} if kind == "decisions" else decisions[0]
 
@@ -135,15 +139,27 @@ def _properties(asked: Asked) -> dict[str, Any]:
     return properties if isinstance(properties, dict) else {}
 
 
-def _is_decision(value: Any, key: str) -> bool:
-    return isinstance(value, dict) and key in value
+def _ready_made(form: dict[str, Any], value: Any) -> Any:
+    """The answer in the middleware's own form, if that is what a person gave; one decision will do for one call."""
+    if not isinstance(value, dict):
+        return None
+    if form["kind"] == "decisions":
+        if "decisions" in value:
+            return value
+        return {"decisions": [value]} if "type" in value and len(form["actions"]) == 1 else None
+    if "type" in value:
+        return value
+    decisions = value.get("decisions")
+    return decisions[0] if isinstance(decisions, list) and len(decisions) == 1 else None
 
 
 def _decision(
     action: dict[str, Any], verdict: str, arguments: dict[str, Any] | None, reason: str, value: Any
 ) -> dict[str, Any]:
     if verdict == "respond":
-        return {"type": "respond", "message": value if isinstance(value, str) else str(value)}
+        # Tools return data as JSON, and so does a person in a tool's stead.
+        text = value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        return {"type": "respond", "message": text}
     if verdict == "reject":
         return {"type": "reject", "message": reason} if reason else {"type": "reject"}
     if arguments is not None:

@@ -52,6 +52,17 @@ class ThreadWrite:
     """(ns, checkpoint_id, task_id, idx) of writes to remove, before the others are stored."""
 
 
+def joined(writes: Sequence[ThreadWrite]) -> ThreadWrite | None:
+    """Several writes, in their order, as one."""
+    if len(writes) < 2:
+        return writes[0] if writes else None
+    return ThreadWrite(
+        checkpoints=[row for write in writes for row in write.checkpoints],
+        writes=[row for write in writes for row in write.writes],
+        forget=[key for write in writes for key in write.forget],
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadCheckpoint:
     """A checkpoint in a listing over threads."""

@@ -26,6 +26,7 @@ import pytest
 from agentspan.persistence.store import Store
 from agentspan.testing.store_rules.commits import CommitRules
 from agentspan.testing.store_rules.executions import ExecutionRules
+from agentspan.testing.store_rules.interrupts import InterruptRules
 from agentspan.testing.store_rules.signals import SignalRules
 from agentspan.testing.store_rules.thread_owners import ThreadOwnerRules
 from agentspan.testing.store_rules.threads import ThreadRules
@@ -35,7 +36,16 @@ from agentspan.testing.store_rules.values import ValueRules
 Reopen = Callable[[], Awaitable[Store]]
 
 
-class StoreContract(ExecutionRules, CommitRules, SignalRules, ValueRules, UpkeepRules, ThreadRules, ThreadOwnerRules):
+class StoreContract(
+    ExecutionRules,
+    CommitRules,
+    SignalRules,
+    InterruptRules,
+    ValueRules,
+    UpkeepRules,
+    ThreadRules,
+    ThreadOwnerRules,
+):
     """Subclass it, and supply the fixture `reopen`."""
 
     @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,8 +49,10 @@ class Member:
     script: Sequence[Reply] = ()
     """What its model answers, over HTTP."""
     types: Sequence[type] = ()
-    repeats: bool = False
-    """Labels may run again after a crash though they are on record: its cache or its retries are not."""
+    opaque: Collection[str] = ()
+    """Labels inside of a graph that asked not to be stored: it is one step, and begins again as a whole."""
+    afresh: bool = False
+    """It remembers things between executions, so that each needs one of its own."""
 
     def app(self, saver: Any, url: str | None = None) -> Any:
         return self.build(saver) if url is None else self.build(saver, url)
@@ -120,11 +122,11 @@ FAMILY = [
     Member(name="nested", build=plain.nested),
     Member(name="nested with its own saver", build=lambda saver: plain.nested(saver, inner=InMemorySaver())),
     Member(name="nested that remembers", build=lambda saver: plain.nested(saver, inner=True)),
-    Member(name="nested without a saver", build=lambda saver: plain.nested(saver, inner=False)),
+    Member(name="nested without a saver", build=lambda saver: plain.nested(saver, inner=False), opaque="ij"),
     Member(name="fan of graphs", build=plain.fan_of_graphs),
     Member(name="stream writer", build=plain.stream_writer),
     Member(name="retry policy", build=plain.retry_policy),
-    Member(name="cache policy", build=plain.cache_policy),
+    Member(name="cache policy", build=plain.cache_policy, afresh=True),
     Member(name="error handler", build=plain.error_handler),
     Member(name="goto", build=plain.goto),
     Member(
@@ -157,7 +159,7 @@ FAMILY = [
     Member(
         name="interrupt in a called graph", build=asking.in_a_called_graph, answers={"called?": say(7)}, gates={"end": 1}
     ),
-    Member(name="interrupts in a fan", build=asking.in_a_fan_of_graphs, answers=LETTERS, gates={"tell0": 3, "end": 3}),
+    Member(name="interrupts in a fan", build=asking.in_a_fan_of_graphs, answers=LETTERS, gates={"tell0": 1, "end": 3}),
     Member(
         name="interrupt with a schema",
         build=asking.with_schema,

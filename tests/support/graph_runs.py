@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 
@@ -59,10 +59,11 @@ class Runs:
         with self._lock:
             return Counter(run.label for run in self.log)
 
-    def in_flight(self) -> Counter[str]:
+    def in_flight(self, opaque: Collection[str] = ()) -> Counter[str]:
         """Label → how many of its runs of this life were not on record yet: those that a crash now may repeat."""
         with self._lock:
-            return Counter(run.label for run in self.log if run.life == self.life and run.task_id not in self.ended)
+            lost = [run for run in self.log if run.life == self.life]
+            return Counter(run.label for run in lost if run.label in opaque or run.task_id not in self.ended)
 
 
 def _task_id() -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -12,7 +13,7 @@ from agentspan.engine import records as r
 from agentspan.frameworks.langgraph.saver import AgentSpanSaver
 from agentspan.frameworks.langgraph.serde import StateSerde
 from agentspan.frameworks.langgraph.telling import Teller
-from agentspan.persistence.threads import ThreadStore, ThreadWrite, WriteRow
+from agentspan.persistence.threads import CheckpointRow, ThreadStore, ThreadWrite, WriteRow, joined
 
 T = TypeVar("T")
 
@@ -29,7 +30,11 @@ class Report(Protocol):
 
 
 class ExecutionPort:
-    """A `ThreadPort` onto one execution. `push` and `read` may be called from any thread, also from the graph's own."""
+    """A `ThreadPort` onto one execution. `push` and `read` may be called from any thread, also from the graph's own.
+
+    What a task wrote waits a millisecond, on this side, for the checkpoint that usually follows: then a super-step crosses
+    to the driver once, and is one commit.
+    """
 
     def __init__(
         self,
@@ -51,21 +56,37 @@ class ExecutionPort:
         self._clock = clock
         self._path = path
         self._driver_loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[ThreadWrite, Future[None]]] = []
         self._last: Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._due: float | None = None
+        self._flushes = 0
         self._closed = False
 
     def close(self) -> None:
         """The run is over: nothing is taken any more. What was taken is committed."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
 
     def push(self, thread_id: str, write: ThreadWrite) -> Future[None]:
         """Have it committed, with the events told so far. Done when it is durable."""
-        return self._send(write, within_s=0.0 if write.checkpoints else WRITES_WITHIN_S)
+        done: Future[None] = Future()
+        with self._lock:
+            if self._closed:
+                # A node's thread outlived its run; what it still has to say has no place any more.
+                done.set_exception(RuntimeError("the run of the graph is over"))
+                return done
+            self._waiting.append((write, done))
+            if write.checkpoints or not self._flush_within(WRITES_WITHIN_S):
+                self._flush()
+        return done
 
     def read(self, call: Callable[[ThreadStore], Awaitable[T]]) -> Future[T]:
         """Read from the store, after all that was pushed before."""
-        return asyncio.run_coroutine_threadsafe(self._read(self._last, call), self._driver_loop)
+        with self._lock:
+            if self._waiting:
+                self._flush()
+            return asyncio.run_coroutine_threadsafe(self._read(self._last, call), self._driver_loop)
 
     async def _read(self, last: Future[None] | None, call: Callable[[ThreadStore], Awaitable[T]]) -> T:
         if last is not None and not last.done():
@@ -74,12 +95,8 @@ class ExecutionPort:
 
     def told_within(self, seconds: float) -> None:
         """Have the events told so far committed soon, if no checkpoint takes them along. On the graph's loop."""
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._tell)
-
-    def _tell(self) -> None:
-        self._timer = None
-        self._send(None, within_s=0.0)
+        with self._lock:
+            self._flush_within(seconds)
 
     async def flushed(self) -> None:
         """Return once everything pushed and told is committed. On the graph's loop.
@@ -87,32 +104,56 @@ class ExecutionPort:
         Raises:
             AgentspanError: Something could not be committed.
         """
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._send(None, within_s=0.0)
-        if self._last is not None:
-            await asyncio.wrap_future(self._last)
+        with self._lock:
+            self._flush()
+            last = self._last
+        if last is not None:
+            await asyncio.wrap_future(last)
         if self.failure is not None:
             raise self.failure
 
-    def _send(self, write: ThreadWrite | None, *, within_s: float) -> Future[None]:
+    def _flush_within(self, seconds: float) -> bool:
+        """Flush after a while. False when this is no loop's thread, so nothing can be put off. With the lock held."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        due = loop.time() + seconds
+        if self._due is None or due < self._due:
+            self._due = due
+            loop.call_at(due, self._timer_due, self._flushes)
+        return True
+
+    def _timer_due(self, flushes: int) -> None:
+        with self._lock:
+            # A timer is not cancelled, since that is no business of other threads; one that is too late does nothing.
+            if flushes == self._flushes:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Report all that waits. With the lock held."""
+        self._flushes += 1
+        self._due = None
+        waiting, self._waiting = self._waiting, []
         now = self._clock()
         told = [replace(record, at=now, path=self._path) for record in self._told.take()]
-        if self._closed:
-            # A node's thread outlived its run; what it still has to say has no place any more.
-            late: Future[None] = Future()
-            late.set_exception(RuntimeError("the run of the graph is over"))
-            return late
-        if write is None and not told and self._last is not None:
-            return self._last
-        sent = self._last = self._report(told, write, within_s=within_s)
-        sent.add_done_callback(self._note)
-        return sent
+        if not waiting and not told:
+            return
+        done = [future for _, future in waiting]
+        write = joined([write for write, _ in waiting])
+        sent = self._last = self._report(told, write)
+        sent.add_done_callback(lambda sent: self._settle(sent, done))
 
-    def _note(self, done: Future[None]) -> None:
-        if not done.cancelled() and done.exception() is not None and self.failure is None:
-            self.failure = done.exception()
+    def _settle(self, sent: Future[None], done: Sequence[Future[None]]) -> None:
+        problem = sent.exception()
+        if problem is not None and self.failure is None:
+            self.failure = problem
+        for future in done:
+            if future.set_running_or_notify_cancel():
+                if problem is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(problem)
 
 
 class ExecutionSaver(AgentSpanSaver):
@@ -121,6 +162,25 @@ class ExecutionSaver(AgentSpanSaver):
     def __init__(self, port: ExecutionPort, execution_id: str, serde: StateSerde, told: Teller) -> None:
         super().__init__(port, serde=serde, thread_id=execution_id)
         self._told = told
+        self.head: Any = None
+        """The root graph's last checkpoint as it was read last (a `CheckpointTuple`), or None."""
+        self._is_current = False
+
+    async def aget_tuple(self, config: Any) -> Any:
+        """See `AgentSpanSaver`. The head is read and decoded once, however often LangGraph and we look at it."""
+        given = config["configurable"]
+        if given.get("checkpoint_ns") or given.get("checkpoint_id"):
+            return await super().aget_tuple(config)
+        if not self._is_current:
+            self._is_current = True  # Before: what is pushed meanwhile makes it old.
+            self.head = await super().aget_tuple(config)
+        return self.head
+
+    def _push_checkpoint(
+        self, thread_id: str, ns: str, checkpoint: Any, metadata: Mapping[str, Any], row: CheckpointRow
+    ) -> Future[None]:
+        self._is_current = False
+        return super()._push_checkpoint(thread_id, ns, checkpoint, metadata, row)
 
     def _push_task_writes(
         self,
@@ -132,6 +192,7 @@ class ExecutionSaver(AgentSpanSaver):
         writes: Sequence[tuple[str, Any]],
         rows: Sequence[WriteRow],
     ) -> Future[None]:
+        self._is_current = False
         # What the task wrote, and the events about it, in one commit.
         self._told.end(ns.split("|") if ns else (), task_id, task_path, writes)
         return super()._push_task_writes(thread_id, ns, checkpoint_id, task_id, task_path, writes, rows)

@@ -134,6 +134,14 @@ class Graph:
         """What of the graph will not mean here what it means elsewhere; for the user, once, at deployment."""
         return losses(self.app, self.name)
 
+    def described_by(self, spec: Mapping[str, Any]) -> Self:
+        """This graph with the description that it was deployed with, for one that came by value.
+
+        It cannot describe itself any more: annotations that are text name what its script had and this process has not.
+        """
+        self._spec = dict(spec)
+        return self
+
     def spec(self) -> dict[str, Any]:
         """The graph as JSON data: what it is made of, what it takes, its picture. The same in each process."""
         if self._spec is None:
@@ -170,14 +178,14 @@ class Graph:
     def parts(self) -> Iterator[tuple[str, Any]]:
         """What the graph consists of, by the names its author knows."""
         app = self.app
+        for node in app.nodes.values():
+            for name, tool in getattr(node.bound, "tools_by_name", {}).items():
+                yield f"tool {name!r}", getattr(tool, "func", None) or getattr(tool, "coroutine", None)
         for name, function in structure.node_functions(app):
             yield f"node {name!r}", function
         for source, branches in getattr(getattr(app, "builder", None), "branches", {}).items():
             for branch in branches.values():
                 yield f"the router after {source!r}", branch.path
-        for node in app.nodes.values():
-            for name, tool in getattr(node.bound, "tools_by_name", {}).items():
-                yield f"tool {name!r}", getattr(tool, "func", None) or getattr(tool, "coroutine", None)
         for name, channel in app.channels.items():
             yield f"the reducer of {name!r}", getattr(channel, "operator", None)
         for attribute in ("store", "cache", "context_schema", "config", "retry_policy", "cache_policy"):

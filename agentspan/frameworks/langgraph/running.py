@@ -173,8 +173,8 @@ class _Run:
         await self._port.flushed()
         if last is _HELD:
             return r.GraphHeld(at=self._now(), path=self._path, run=self._number)
-        head = await self._saver.aget_tuple(config)
         snapshot = await self._app.aget_state(config)
+        head = self._saver.head
         waits = self._waits(snapshot, head)
         if waits is not None:
             return waits

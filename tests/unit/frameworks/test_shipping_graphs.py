@@ -26,8 +26,6 @@ KEY = "sk-of-the-default-variable-77"
 SPECIAL_KEY = "sk-of-a-variable-of-its-own-88"
 
 HELPER = """
-from pydantic import BaseModel
-
 LIMIT = 3
 
 def shout(text):
@@ -226,7 +224,7 @@ def test_the_answers_are_not_all_alike(packed: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_graph_describes_itself_the_same_in_another_process(there: Any, name: str) -> None:
+def test_a_graph_keeps_the_description_it_was_deployed_with(there: Any, name: str) -> None:
     assert there["specs"][name] == {}
 
 
