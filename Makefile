@@ -49,7 +49,7 @@ bench: $(READY) ## Measure, and print ratios
 	$(BIN)/python -m benchmarks
 
 lock: ## Pin the dependencies anew (needs uv)
-	uv pip compile pyproject.toml --extra client --group dev --universal --python-version 3.11 --upgrade \
+	uv pip compile pyproject.toml --extra client --extra postgres --group dev --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements/dev.txt
 	uv pip compile pyproject.toml --extra client --extra postgres --group dev --universal --python-version 3.11 \
 		--constraint requirements/oldest.in --generate-hashes --no-emit-index-url --no-annotate \

@@ -152,6 +152,11 @@ class Client:
                 self._connection = self._link.connection
             return self._connection
 
+    def _store_url(self) -> str:
+        """Where the server that this is connected to keeps its executions, as far as it says so."""
+        descriptor = self._link.descriptor if self._link is not None else None
+        return self.settings.store_url if descriptor is None else descriptor.store_url
+
     async def _call(self, verb: str, *, timeout_s: float = 0.0, wait_s: float | None = None, **args: Any) -> Any:
         """Ask the server. `timeout_s` is how long the verb itself may take; every call has a deadline on top of it."""
         connection = await self._connected()

@@ -146,25 +146,10 @@ class AgentHandle:
     ) -> None:
         """Answer a question, or give a waiting call's result in its stead. Errors as `approve`.
 
-        For a call that waits for approval, `{"approved": True}` and `{"approved": False, "reason": …}` approve and reject.
+        Where there is something to approve (an agent's or a graph's tool call, a breakpoint), `{"approved": True}` and
+        `{"approved": False, "reason": …}` approve and reject. A graph's `interrupt()` returns `value` as it is.
         """
-        if (
-            isinstance(value, dict)
-            and isinstance(value.get("approved"), bool)
-            and await self._is_approval(call_id, event)
-        ):
-            if value["approved"]:
-                await self._decide("approve", call_id, event, by=by)
-            else:
-                await self._decide("reject", call_id, event, text=str(value.get("reason") or ""), by=by)
-            return
         await self._decide("respond", call_id, event, value=value, by=by)
-
-    async def _is_approval(self, call_id: str | None, event: AgentEvent | None) -> bool:
-        wanted = call_id or (event.call_id if event else None)
-        pending = (await self.runtime.get_status_async(self.execution_id)).pending
-        chosen = [waits for waits in pending if wanted in (None, waits.call_id)]
-        return bool(chosen) and chosen[0].kind in ("approval", "crash")
 
     async def _shown_call(self) -> str:
         """The first call this handle has shown that still waits: what its user means, even if more waits by now."""

@@ -20,6 +20,7 @@ from agentspan.submission import (
     GRAPH,
     StartCall,
     agent_request,
+    check_change,
     check_seconds,
     deployable,
     graph_request,
@@ -76,15 +77,15 @@ class AgentRuntime(Client):
             warn_of_losses(agent)
         deployed = [await self._deploy_row(row, agent) for row, agent in zip(rows, wanted, strict=True)]
         if host is not None:
-            for graph in wanted:
-                await self._client_host().look_after(graph)
+            for row, graph in zip(rows, wanted, strict=True):
+                await self._client_host().look_after(row.deployment_id, graph)
         return deployed
 
     def _client_host(self) -> ClientHost:
         if self._host is None:
             from agentspan.actors.clienthost import ClientHost
 
-            self._host = ClientHost(self.settings)
+            self._host = ClientHost(self.settings, self._store_url())
         return self._host
 
     async def _deploy_row(self, row: Any, agent: Any) -> DeploymentInfo:
@@ -170,6 +171,8 @@ class AgentRuntime(Client):
             if row.deployment_id not in self._deployed:
                 warn_of_losses(known)
                 await self._deploy_row(row, known)
+            if host is not None:
+                await self._client_host().look_after(row.deployment_id, known)
             request["deployment_id"] = row.deployment_id
             timeout_s = row.spec.get("timeout_seconds")
         else:
@@ -325,7 +328,9 @@ class AgentRuntime(Client):
         from agentspan.frameworks.langgraph.remote import history
         from agentspan.persistence.store import DeploymentRow
 
-        graph = load(DeploymentRow(**await self._call("code", execution_id=execution_id)))
+        graph = self._deployed.get(deployment["deployment_id"])
+        if graph is None:
+            graph = load(DeploymentRow(**await self._call("code", execution_id=execution_id)))
 
         async def ask(method: str, args: dict[str, Any]) -> Any:
             return await self._call("thread", method=method, args=args)
@@ -345,6 +350,7 @@ class AgentRuntime(Client):
                 raise ConfigurationError(
                     problem=f"Execution {execution_id!r} has no step {step}; see handle.history()."
                 )
+            check_change(execution_id, deployment["spec"], state, as_node)
             if state is not None:
                 from agentspan.frameworks.langgraph.graphtypes import serde_of
                 from agentspan.frameworks.langgraph.serde import StateSerde

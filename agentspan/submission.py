@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentspan.agents.agent import Agent
+from agentspan.agents.nearest import did_you_mean
 from agentspan.errors import ConfigurationError, InvalidPromptError
 from agentspan.handle import new_id
 
@@ -125,6 +126,23 @@ def graph_request(name: str, spec: Mapping[str, Any], graph: Any, call: StartCal
         "metadata": dict(call.metadata),
         "graph": options.to_plain(),
     }
+
+
+def check_change(execution_id: str, spec: Mapping[str, Any], state: Any, as_node: str | None) -> None:
+    """Refuse a change of a forked graph's state that LangGraph would leave out without a word.
+
+    Raises:
+        ConfigurationError: Names the key or the node that the graph does not have.
+    """
+    fields, nodes = spec["fields"], spec["nodes"]
+    unknown = [str(key) for key in state if key not in fields] if isinstance(state, Mapping) else []
+    whose = f"the graph of execution {execution_id!r}"
+    if unknown:
+        near = did_you_mean(unknown[0], fields)
+        raise ConfigurationError(problem=f"{unknown[0]!r} is no field of {whose}.{near} Its fields: {', '.join(fields)}.")
+    if as_node is not None and as_node not in nodes:
+        near = did_you_mean(as_node, nodes)
+        raise ConfigurationError(problem=f"{as_node!r} is no node of {whose}.{near} Its nodes: {', '.join(nodes)}.")
 
 
 def _serde_of(graph: Any) -> Any:

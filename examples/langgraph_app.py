@@ -19,6 +19,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 
 OUTBOX = Path("outbox").absolute()
 SUBSCRIBERS = ["ada", "grace", "margaret"]
+NEWSLETTER = {"messages": [{"role": "user", "content": "Send this week's newsletter."}]}
 
 
 class ScriptedChat(BaseChatModel):
@@ -62,5 +63,5 @@ app = create_agent(
 )
 
 if __name__ == "__main__":
-    state = app.invoke({"messages": [{"role": "user", "content": "Send this week's newsletter."}]})
+    state = app.invoke(NEWSLETTER)
     print(state["messages"][-1].content)

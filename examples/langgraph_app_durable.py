@@ -21,6 +21,7 @@ from agentspan.agents import run
 
 OUTBOX = Path("outbox").absolute()
 SUBSCRIBERS = ["ada", "grace", "margaret"]
+NEWSLETTER = {"messages": [{"role": "user", "content": "Send this week's newsletter."}]}
 
 
 class ScriptedChat(BaseChatModel):
@@ -64,5 +65,5 @@ app = create_agent(
 )
 
 if __name__ == "__main__":
-    state = run(app, {"messages": [{"role": "user", "content": "Send this week's newsletter."}]}).state
+    state = run(app, NEWSLETTER).state
     print(state["messages"][-1].content)

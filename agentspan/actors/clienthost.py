@@ -2,7 +2,8 @@
 
 The same driver and the same store, in a thread of the client instead of an actor. What is given up is the process: when
 it dies, its executions wait until a process deploys the graph again (`host="client"`), and then go on. The supervisor
-keeps out of them: their deployment's ID says so.
+keeps out of them: their deployment's ID says so. Which process has an execution is in its row, as a mark that the kernel
+takes away with the process (`presence.py`); two processes that both want one are kept apart by the epoch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine
-from concurrent.futures import Future
 from hashlib import blake2b
 from typing import Any, TypeVar
 
@@ -24,8 +24,16 @@ import uvloop
 from agentspan.actors.driver import Driver
 from agentspan.actors.feed import Feed
 from agentspan.actors.givingup import give_up
+from agentspan.actors.presence import Presence
+from agentspan.agents.results import Status
 from agentspan.config import Settings
-from agentspan.errors import AgentspanError, ExecutionFinishedError, StaleEpochError
+from agentspan.errors import (
+    ConfigurationError,
+    CorruptRecordError,
+    ExecutionFinishedError,
+    StaleEpochError,
+    StoreUnavailableError,
+)
 from agentspan.frameworks.langgraph.graph import Graph
 from agentspan.frameworks.langgraph.graphloop import GraphLoop
 from agentspan.frameworks.langgraph.running import GraphPerformer
@@ -42,6 +50,7 @@ FOREVER_S = 10.0 * 365 * 86400
 """The process stays anyway, so there is nothing to hibernate for."""
 LEAVE_TIMEOUT_S = 5.0
 """How long the end of the client waits for its executions to come to a step border."""
+BACKOFF_MAX_S = 30.0
 
 
 def client_row(graph: Graph) -> DeploymentRow:
@@ -64,45 +73,113 @@ def client_row(graph: Graph) -> DeploymentRow:
 class ClientHost:
     """Runs executions of this process's graphs. A daemon thread; made when first needed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, store_url: str) -> None:
+        """`store_url` is where the server keeps its executions."""
         self._settings = settings
+        self._store_url = store_url
+        self._presence = Presence(settings.home.expanduser())
         self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="clienthost", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="clienthost", daemon=True)
         self._thread.start()
-        self._graphs: GraphLoop | None = None
+        self._runs: GraphLoop | None = None
         self._store: Store | None = None
+        self._opening = asyncio.Lock()
+        self._graphs: dict[str, Graph] = {}
+        """By deployment ID and by name; the last that was given counts."""
         self._lives: dict[str, asyncio.Task[None]] = {}
-        self._watches: dict[str, asyncio.Task[None]] = {}
         self._drivers: dict[str, Driver] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._skipped: set[str] = set()
         self._leaving = False
+
+    def _serve(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
+
+    async def look_after(self, deployment_id: str, graph: Graph) -> None:
+        """Run what was started of a graph and nobody runs: by name, or by a process that is gone. From now on.
+
+        Raises:
+            ConfigurationError: The deployment is not in the store that this process has.
+        """
+        await self._there(self._look_after(deployment_id, graph))
 
     async def run(self, execution_id: str, graph: Graph) -> None:
         """Begin to run an execution that was submitted. Returns at once."""
         await self._there(self._begin(execution_id, graph))
 
-    async def look_after(self, graph: Graph) -> None:
-        """Run what was started of a graph and nobody runs: by name, or by a process that is gone. From now on."""
-        await self._there(self._look_after(graph))
-
     async def close(self) -> None:
-        """Let go of everything at the next step border. Idempotent; what does not come to one in time is left as it is."""
-        if self._thread.is_alive():
+        """Let go of everything at the next step border. Idempotent.
+
+        What does not come to one in time is cut off like in a crash: its node begins again where it is taken up.
+        """
+        if not self._leaving and self._thread.is_alive():
+            self._leaving = True
             await self._there(self._leave())
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _there(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
-        return asyncio.wrap_future(self._submit(work))
-
-    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     # --- on the thread's loop
 
     async def _opened(self) -> Store:
-        if self._store is None:
-            self._store = await open_store(self._settings.store_url)
-            self._graphs = GraphLoop()
-        return self._store
+        async with self._opening:
+            if self._store is None:
+                self._store = await open_store(self._store_url)
+                self._runs = GraphLoop()
+            return self._store
+
+    async def _look_after(self, deployment_id: str, graph: Graph) -> None:
+        if await (await self._opened()).deployment(deployment_id) is None:
+            raise ConfigurationError(
+                problem="host='client' runs a graph on the server's store, and this process has another one. Give "
+                "`AgentRuntime(store=...)` (or AGENTSPAN_STORE) the store that the server was started with."
+            )
+        is_new = self._graphs.get(deployment_id) is not graph
+        self._graphs[deployment_id] = self._graphs[graph.name] = graph
+        if is_new:
+            await self._take_up()
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._keep_watch())
+
+    async def _keep_watch(self) -> None:
+        while True:
+            await asyncio.sleep(TAKE_UP_EVERY_S)
+            try:
+                await self._take_up()
+            except Exception:
+                # Whatever it was, the next look tries again; a watch that ended would leave them lying.
+                log.exception("take_up.failed")
+
+    async def _take_up(self) -> None:
+        for row in await (await self._opened()).unfinished():
+            if not runs_in_client(row.deployment_id) or row.execution_id in self._lives or self._is_held(row):
+                continue
+            graph = await self._graph_of(row)
+            if graph is not None:
+                await self._begin(row.execution_id, graph)
+
+    async def _graph_of(self, row: ExecutionRow) -> Graph | None:
+        """The graph to go on with: of the same structure, or a later one that has all that the state may refer to."""
+        graph = self._graphs.get(row.deployment_id)
+        if graph is not None or row.agent not in self._graphs:
+            return graph
+        later = self._graphs[row.agent]
+        deployment = await (await self._opened()).deployment(row.deployment_id)
+        assert deployment is not None, "an execution is of a deployment"
+        lost = [name for what in ("nodes", "fields") for name in set(deployment.spec[what]) - set(later.spec()[what])]
+        if not lost:
+            return later
+        if row.execution_id not in self._skipped:
+            self._skipped.add(row.execution_id)
+            log.warning("execution.skipped", extra={"execution_id": row.execution_id, "lost": sorted(lost)})
+        return None
+
+    def _is_held(self, row: ExecutionRow) -> bool:
+        """Whether another process that is there has it."""
+        mark = row.host.get("mark") if row.resident else None
+        return mark is not None and mark != self._presence.mark and self._presence.is_there(mark)
 
     async def _begin(self, execution_id: str, graph: Graph) -> None:
         if execution_id not in self._lives and not self._leaving:
@@ -110,64 +187,47 @@ class ClientHost:
             self._lives[execution_id] = life
             life.add_done_callback(lambda _: self._lives.pop(execution_id, None))
 
-    async def _look_after(self, graph: Graph) -> None:
-        if graph.name not in self._watches:
-            await self._take_up(graph)
-            self._watches[graph.name] = asyncio.create_task(self._watch(graph))
-
-    async def _watch(self, graph: Graph) -> None:
-        while True:
-            await asyncio.sleep(TAKE_UP_EVERY_S)
-            try:
-                await self._take_up(graph)
-            except AgentspanError:
-                log.exception("take_up.failed", extra={"agent": graph.name})
-
-    async def _take_up(self, graph: Graph) -> None:
-        store = await self._opened()
-        rows = [
-            row
-            for row in await store.unfinished()
-            if row.agent == graph.name and runs_in_client(row.deployment_id) and not _is_held(row)
-        ]
-        for row in rows:
-            await self._begin(row.execution_id, graph)
-
     async def _live(self, execution_id: str, graph: Graph) -> None:
+        failures = 0
         try:
-            while not self._leaving and await self._one_life(execution_id, graph):
-                pass
+            while not self._leaving and await self._one_life(execution_id, graph, failed=failures > 0):
+                failures += 1
+                if failures > 1:
+                    await asyncio.sleep(min(BACKOFF_MAX_S, self._settings.recovery_backoff_s * 2.0 ** (failures - 2)))
         except (StaleEpochError, ExecutionFinishedError):
             log.info("execution.elsewhere", extra={"execution_id": execution_id})
+        except CorruptRecordError as problem:
+            await (await self._opened()).quarantine(execution_id, error=str(problem))
         except Exception:
-            log.exception("execution.left", extra={"execution_id": execution_id})
+            log.exception("execution.left", extra={"execution_id": execution_id})  # The watch comes back to it.
 
-    async def _one_life(self, execution_id: str, graph: Graph) -> bool:
-        """One incarnation. True: it is to be tried again."""
+    async def _one_life(self, execution_id: str, graph: Graph, *, failed: bool) -> bool:
+        """One incarnation; `failed` if the last one in this process did. True: it failed, and is to be tried again."""
         store = await self._opened()
-        assert self._graphs is not None
+        assert self._runs is not None
         row = await store.row(execution_id)
-        host = {"actor": f"client-{os.getpid()}", "pid": os.getpid(), "hostname": socket.gethostname()}
-        taken = await store.take_over(execution_id, host=host, expected_epoch=row.epoch)
+        if row.status == Status.QUARANTINED.value or self._is_held(row):
+            return False
+        # Processes of users end for many reasons. Only what failed before our eyes is held against an execution.
+        taken = await store.take_over(execution_id, host=self._host(), expected_epoch=row.epoch, blame=failed)
         if taken.crashes > self._settings.recoveries_max:
             await give_up(store, execution_id, taken, why="its run failed each time", now=time.time())
             return False
-        feed = Feed(execution_id)
         driver = self._drivers[execution_id] = Driver(
             execution_id=execution_id,
             epoch=taken.epoch,
             crashed=taken.crashed,
             store=store,
-            performer=GraphPerformer(graph, store=store, loop=self._graphs),
-            feed=feed,
+            performer=GraphPerformer(graph, store=store, loop=self._runs),
+            feed=Feed(execution_id),
             hibernate_after_s=FOREVER_S,
         )
+        if self._leaving:
+            driver.let_go()
         looking = asyncio.create_task(_look(driver))
         try:
             await driver.run()
-        except (StaleEpochError, asyncio.CancelledError):
-            raise
-        except AgentspanError:
+        except (StaleEpochError, ExecutionFinishedError, CorruptRecordError, StoreUnavailableError):
             raise
         except Exception:
             log.exception("run.failed", extra={"execution_id": execution_id})
@@ -177,41 +237,36 @@ class ClientHost:
             del self._drivers[execution_id]
         return False
 
+    def _host(self) -> dict[str, Any]:
+        pid = os.getpid()
+        return {
+            "actor": f"client-{pid}",
+            "pid": pid,
+            "hostname": socket.gethostname(),
+            "mark": self._presence.mark,
+        }
+
     async def _leave(self) -> None:
-        self._leaving = True
-        for watch in self._watches.values():
-            watch.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         for driver in self._drivers.values():
             driver.let_go()
         if self._lives:
             await asyncio.wait(list(self._lives.values()), timeout=LEAVE_TIMEOUT_S)
-        for life in list(self._lives.values()):
-            life.cancel()
+        for cut_off in (lives := list(self._lives.values())):
+            cut_off.cancel()
+        if lives:
+            await asyncio.wait(lives)
         if self._store is not None:
             await self._store.close()
             self._store = None
-        if self._graphs is not None:
-            self._graphs.close()
-            self._graphs = None
+        if self._runs is not None:
+            self._runs.close()
+            self._runs = None
+        self._presence.leave()
 
 
 async def _look(driver: Driver) -> None:
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
         driver.poke()
-
-
-def _is_held(row: ExecutionRow) -> bool:
-    """Whether a process that is alive has it. Of another machine nobody can tell, so that counts as alive."""
-    pid = row.host.get("pid")
-    if not row.resident or pid is None:
-        return False
-    if row.host.get("hostname") != socket.gethostname():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -17,6 +17,7 @@ from agentspan.actors.supervision import LOOK_EVERY_S, SETTLED, Supervision
 from agentspan.engine.admit import Signal
 from agentspan.errors import AgentspanError, ServerError, ServerUnavailableError
 from agentspan.persistence.reading import (
+    describe_pending,
     describe_row,
     read_events,
     read_history,
@@ -192,7 +193,7 @@ class Desk:
         return None if found is None else asdict(found)
 
     async def on_pending(self) -> list[dict[str, Any]]:
-        return [asdict(row) for row in await self._store.pending()]
+        return [describe_pending(row) for row in await self._store.pending()]
 
     async def on_deployment(self, agent: str | None = None, deployment_id: str | None = None) -> dict[str, Any] | None:
         """One deployment without its code, by ID or the current one by name."""

@@ -144,7 +144,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         kind: Any = type(obj)
         if kind is object:
             if self._sentinels is None:
-                self._sentinels = _bare_objects()
+                self._sentinels = _bare_objects(len(sys.modules))
             return self._sentinels.get(id(obj))
         if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
             return None
@@ -164,8 +164,9 @@ def _pickles(obj: Any) -> bool:
     return True
 
 
-def _bare_objects() -> dict[int, tuple[types.ModuleType, str]]:
-    """Every `object()` that is an attribute of a module other nodes have too."""
+@functools.lru_cache(1)
+def _bare_objects(modules: int) -> dict[int, tuple[types.ModuleType, str]]:
+    """Every `object()` that is an attribute of a module other nodes have too. Looked for again when there are more."""
     return {
         id(value): (module, name)
         for module in list(sys.modules.values())

@@ -84,21 +84,30 @@ def local_modules_by_value() -> Iterator[None]:
 
 def refuse_local_imports(code: types.CodeType, namespace: dict[str, Any]) -> None:
     """Refuse `import helper` inside a function, where `helper` is local: it would fail when the function runs."""
+    for imported, level in _imports(code):
+        name = _absolute_name(imported, level, namespace)
+        if name and _leads_to_local(name):
+            raise Unshippable(
+                f"It imports the local module {name!r} when it runs, and that module is not on the cluster",
+                f"Import {name!r} at the top of the file, and it travels with the agent.",
+            )
+
+
+@functools.lru_cache(4096)  # Reading bytecode is slow, and the same agent is packed at each start.
+def _imports(code: types.CodeType) -> tuple[tuple[str, int], ...]:
+    """The (name, level) of every import in a function and the functions in it."""
+    found: list[tuple[str, int]] = []
     pushed: list[Any] = []  # An import is preceded by its level and the names it is to bring.
     for instruction in dis.get_instructions(code):
         if instruction.opname == "EXTENDED_ARG":
             continue
         if instruction.opname == "IMPORT_NAME":
-            name = _absolute_name(instruction.argval, pushed[-2], namespace)
-            if name and _leads_to_local(name):
-                raise Unshippable(
-                    f"It imports the local module {name!r} when it runs, and that module is not on the cluster",
-                    f"Import {name!r} at the top of the file, and it travels with the agent.",
-                )
+            found.append((instruction.argval, pushed[-2]))
         pushed = [*pushed[-1:], instruction.argval]
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            refuse_local_imports(constant, namespace)
+            found += _imports(constant)
+    return tuple(found)
 
 
 def _absolute_name(name: str, level: int, namespace: dict[str, Any]) -> str | None:

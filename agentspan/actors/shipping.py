@@ -255,20 +255,19 @@ def load(row: DeploymentRow) -> Any:
 
 
 def _check_framework(row: DeploymentRow) -> None:
-    """Refuse a graph by value that another minor version of its framework made: it holds that version's own objects."""
+    """Refuse a graph by value that another version of its framework made.
+
+    It holds that version's own objects. Even patch releases add attributes to them (LangGraph 1.2.0 to 1.2.24 did), which
+    the copies lack, so that they load and then fail in the middle of a run.
+    """
     made_by = row.spec.get(row.kind)
-    if not isinstance(made_by, str):
-        return
-    found = metadata.version(row.kind)
-    if made_by.split(".")[:2] != found.split(".")[:2]:
+    if isinstance(made_by, str) and made_by != (found := metadata.version(row.kind)):
         raise CodeMismatchError(
             deployment_id=row.deployment_id,
             agent=row.agent,
             made_by=f"{row.python} with {row.kind} {made_by}",
             found=f"{python_version()} with {row.kind} {found}",
         )
-    if made_by != found:
-        log.warning("code.other_version", extra={"agent": row.agent, "made_by": made_by, "found": found})
 
 
 def _load_reference(row: DeploymentRow) -> Any:

@@ -101,7 +101,8 @@ class PendingTool(Mapping[str, Any]):
     """What the call will run with when it is approved."""
     kind: str = "approval"
     """`approval` (approve or reject), `question` (respond), `message` (send one), `crash` (the outcome of an attempt is
-    unknown: approve to try again, reject, or respond with the result)."""
+    unknown: approve to try again, reject, or respond with the result), `interrupt` (a graph asks), `breakpoint` (a graph
+    stopped before or after a node: approve to go on)."""
     question: str = ""
     """What the person is asked."""
     response_schema: dict[str, Any] | None = None
@@ -110,6 +111,8 @@ class PendingTool(Mapping[str, Any]):
     """Pass it with a decision to make sure that it is for the arguments you saw."""
     asked_at: datetime | None = None
     agent_name: str = ""
+    verdicts: tuple[str, ...] = ()
+    """Which of `approve`, `reject` and `respond` can be the answer, the one most people want first."""
 
     def __getitem__(self, key: str) -> Any:
         name = _PENDING_KEYS.get(key, key)

@@ -150,7 +150,7 @@ def _info(here: Session) -> dict[str, Any]:
         "version": descriptor.version if descriptor else None,
         "address": descriptor.address if descriptor else None,
         "ray_client": descriptor.ray_client if descriptor else None,
-        "store": descriptor.store_url if descriptor else here.settings.store_url,
+        "store": without_password(descriptor.store_url if descriptor else here.settings.store_url),
         "home": str(here.settings.home.expanduser().absolute()),
         "log": str(log_path(here.settings)),
         "executions": store["statuses"],

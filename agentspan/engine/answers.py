@@ -34,7 +34,7 @@ def as_meant(asked: Asked, verdict: str, value: Any) -> tuple[str, str] | None:
     """The verdict and reason that an answer `{"approved": bool, "reason": …}` stands for; None if it is what it says."""
     if verdict != "respond" or not isinstance(value, dict) or not isinstance(value.get("approved"), bool):
         return None
-    if asked.ask not in ("approval", "crash", "breakpoint") and not (asked.ask == "interrupt" and asked.form):
+    if asked.ask not in ("approval", "crash", "breakpoint") and not (asked.ask == "interrupt" and "kind" in asked.form):
         return None
     if value["approved"]:
         return "approve", ""
@@ -50,7 +50,7 @@ def verdicts(asked: Asked) -> list[str]:
             return ["respond", "reject"]
         case "breakpoint":
             return ["approve"]
-        case "interrupt" if asked.form:
+        case "interrupt" if "actions" in asked.form:
             return _allowed_verdicts(asked.form)
         case "interrupt" if "approved" not in _properties(asked):
             return ["respond", "approve", "reject"]

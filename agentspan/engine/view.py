@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from agentspan.agents.results import AgentResult, AgentStatus, PendingTool, Status, TokenUsage, ToolCallRecord
+from agentspan.engine.answers import verdicts
 from agentspan.engine.decide import CallModel, CallTool, CheckStop, Effect, LoadFork, RunGraph
 from agentspan.engine.state import ROOT, Call, ExecutionState, Frame, PastCall, edit_notice
 
@@ -31,6 +32,8 @@ class Waiting(Protocol):
     def question(self) -> str: ...
     @property
     def response_schema(self) -> dict[str, Any] | None: ...
+    @property
+    def form(self) -> dict[str, Any]: ...
     @property
     def asked_at(self) -> float: ...
 
@@ -107,6 +110,7 @@ def _pending_tool(row: Waiting, state: ExecutionState) -> PendingTool:
         arguments_hash=row.arguments_hash,
         asked_at=_instant(row.asked_at),
         agent_name=frame.agent if frame else state.agent,
+        verdicts=tuple(verdicts(row)),
     )
 
 

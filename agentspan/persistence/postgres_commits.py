@@ -17,7 +17,7 @@ from agentspan.persistence.bodies import PackedCommit
 from agentspan.persistence.codec import BlobMemo
 from agentspan.persistence.postgres_link import Batch, Last, Work
 from agentspan.persistence.postgres_rows import records_between, stored_entry
-from agentspan.persistence.postgres_session import Ask
+from agentspan.persistence.postgres_session import Answer, Ask
 from agentspan.persistence.postgres_text import kept, kept_or_none
 from agentspan.persistence.store import Receipt
 
@@ -33,6 +33,100 @@ WHERE execution_id = %s AND epoch = %s AND seq = %s AND (unfinished OR (status =
 RETURNING id
 """
 _VALUES = "(%s::bigint, %s::text, %s::bigint, %s::bigint, %b::bytea)"
+
+
+_Columns = tuple[Any, ...]
+"""The parameters of `_UPDATE`."""
+_TYPES = (
+    ("seq", "bigint"),
+    ("events", "bigint"),
+    ("status", "text"),
+    ("updated_at", "double precision"),
+    ("wake_at", "double precision"),
+    ("resident", "boolean"),
+    ("current_task", "text"),
+    ("finish_reason", "text"),
+    ("error", "text"),
+    ("progress", "boolean"),
+    ("keeps_host", "boolean"),
+    ("goes_on", "boolean"),
+    ("execution_id", "text"),
+    ("epoch", "bigint"),
+    ("held", "bigint"),
+    ("same", "text"),
+    ("is_empty", "boolean"),
+)
+_NAME = [name for name, _ in _TYPES].index("execution_id")
+_MERGED = f"""
+WITH given AS (
+    SELECT * FROM unnest({", ".join(f"%s::{kind}[]" for _, kind in _TYPES)}) AS g ({", ".join(name for name, _ in _TYPES)})
+), held AS (
+    UPDATE executions e SET seq = g.seq, events = coalesce(g.events, e.events), status = g.status,
+        updated_at = g.updated_at, wake_at = g.wake_at, resident = g.resident, current_task = g.current_task,
+        finish_reason = g.finish_reason, error = g.error,
+        crashes = CASE WHEN g.progress THEN 0 ELSE e.crashes END,
+        host = CASE WHEN g.keeps_host THEN e.host ELSE ''::bytea END, unfinished = e.unfinished AND g.goes_on
+    FROM given g
+    WHERE e.execution_id = g.execution_id AND e.epoch = g.epoch AND e.seq = g.held
+        AND (e.unfinished OR (e.status = g.same AND g.is_empty))
+    RETURNING e.id, e.execution_id
+), r AS (
+    INSERT INTO records SELECT held.id, n.seq, n.kind, n.epoch, n.events_to, n.body
+    FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::bigint[], %s::bigint[], %b::bytea[])
+        AS n (execution_id, seq, kind, epoch, events_to, body) JOIN held USING (execution_id)
+), s AS (
+    INSERT INTO snapshots SELECT held.id, n.seq, n.body
+    FROM unnest(%s::text[], %s::bigint[], %b::bytea[]) AS n (execution_id, seq, body) JOIN held USING (execution_id)
+    ON CONFLICT (execution) DO UPDATE SET seq = excluded.seq, body = excluded.body
+)
+SELECT id, execution_id FROM held
+"""
+
+
+class _Steps:
+    """Makes one statement of the steps of different executions: the server plans it once, and not for each."""
+
+    def merge(self, asks: Sequence[Ask]) -> Ask:
+        """See `Merger.merge`."""
+        steps = [ask.params for ask in asks if isinstance(ask.params, _Step)]
+        assert len(steps) == len(asks)
+        rows = [step.columns for step in steps]
+        records = [(step.columns[_NAME], *record) for step in steps for record in step.records]
+        snapshots = [(step.columns[_NAME], *step.snapshot) for step in steps if step.snapshot is not None]
+        return Ask(
+            _MERGED,
+            [
+                *(list(column) for column in zip(*rows, strict=True)),
+                *_transposed(records, 6),
+                *_transposed(snapshots, 3),
+            ],
+        )
+
+    def split(self, answer: Answer, asks: Sequence[Ask]) -> list[Answer]:
+        """See `Merger.split`."""
+        ids = {execution_id: execution for execution, execution_id in answer.rows}
+        found = [ids.get(ask.params[_NAME]) for ask in asks]
+        return [Answer([], 0) if execution is None else Answer([(execution,)], 1) for execution in found]
+
+
+def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [[row[index] for row in rows] for index in range(width)]
+
+
+_STEPS = _Steps()
+
+
+class _Step(list[Any]):
+    """The parameters of a step's statement, and what they were made of."""
+
+    def __init__(self, columns: _Columns, records: list[tuple[Any, ...]], snapshot: tuple[int, bytes] | None) -> None:
+        super().__init__(columns)
+        for record in records:
+            self += record
+        self += snapshot or ()
+        self.columns = columns
+        self.records = records
+        self.snapshot = snapshot
 
 
 @lru_cache(256)
@@ -61,10 +155,28 @@ def _step_sql(entries: int, snapshot: bool, consumed: bool, closes: bool, ends: 
 
 
 def _step(packed: PackedCommit) -> Ask:
-    given, entries, change = packed.commit, packed.entries[:_ENTRIES_MAX], packed.commit.change
+    given, change = packed.commit, packed.commit.change
     ends = change.status in rules.FINISHED
+    params = _Step(
+        _columns(packed, ends),
+        [
+            (entry.seq, kept(entry.kind), entry.epoch, entry.events_to, entry.body)
+            for entry in packed.entries[:_ENTRIES_MAX]
+        ],
+        None if packed.snapshot is None else (given.seq, packed.snapshot.data),
+    )
+    if given.consumed:
+        params.append(list(map(kept, given.consumed)))
+    if given.closes and not ends:
+        params.append(list(map(kept, given.closes)))
+    sql = _step_sql(len(params.records), packed.snapshot is not None, bool(given.consumed), bool(given.closes), ends)
+    return Ask(sql, params, None if given.consumed or given.closes or ends else _STEPS)
+
+
+def _columns(packed: PackedCommit, ends: bool) -> _Columns:
+    given, change = packed.commit, packed.commit.change
     resident = change.resident and not ends
-    params: list[Any] = [
+    return (
         given.seq,
         packed.entries[-1].events_to if packed.entries else None,
         kept(change.status),
@@ -81,18 +193,8 @@ def _step(packed: PackedCommit) -> Ask:
         given.epoch,
         given.seq - len(packed.entries),
         kept(change.status),
-        not entries,
-    ]
-    for entry in entries:
-        params += (entry.seq, kept(entry.kind), entry.epoch, entry.events_to, entry.body)
-    if packed.snapshot is not None:
-        params += (given.seq, packed.snapshot.data)
-    if given.consumed:
-        params.append(list(map(kept, given.consumed)))
-    if given.closes and not ends:
-        params.append(list(map(kept, given.closes)))
-    sql = _step_sql(len(entries), packed.snapshot is not None, bool(given.consumed), bool(given.closes), ends)
-    return Ask(sql, params)
+        not packed.entries,
+    )
 
 
 def commit(packed: PackedCommit, memo: BlobMemo) -> Work[Receipt | None]:

@@ -307,9 +307,7 @@ class PostgresLink:
             self.loop.call_soon_threadsafe(_settle, outcomes.told)
 
 
-def _transact(
-    session: PostgresSession, group: Sequence[Job[Any]], mode: str, outcomes: _Outcomes
-) -> list[Job[Any]]:
+def _transact(session: PostgresSession, group: Sequence[Job[Any]], mode: str, outcomes: _Outcomes) -> list[Job[Any]]:
     """Run a group in one transaction. Returns nobody: all have an outcome."""
     runs: list[_Run] = []
     results: list[tuple[Job[Any], Any]] = []

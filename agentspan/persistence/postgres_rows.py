@@ -139,7 +139,9 @@ def journal(execution_id: str, after_seq: int, limit: int) -> Work[list[JournalE
     here, records = yield Batch(
         [
             _exists(execution_id),
-            Ask(_RECORDS + f"WHERE r.execution {_MINE} AND r.seq > %s ORDER BY r.seq LIMIT %s", (name, after_seq, limit)),
+            Ask(
+                _RECORDS + f"WHERE r.execution {_MINE} AND r.seq > %s ORDER BY r.seq LIMIT %s", (name, after_seq, limit)
+            ),
         ]
     )
     _check_exists(execution_id, here.rows)

@@ -12,7 +12,8 @@ import os
 import select
 import socket
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import psycopg
 from psycopg import pq
@@ -37,11 +38,26 @@ _NEVER_HEALS = (
 )
 
 
-class Ask(NamedTuple):
+class Merger(Protocol):
+    """Makes one statement of several alike, from different pieces of work."""
+
+    def merge(self, asks: Sequence[Ask]) -> Ask:
+        """One statement that does what all of them do."""
+        ...
+
+    def split(self, answer: Answer, asks: Sequence[Ask]) -> list[Answer]:
+        """What each of them would have been answered."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
     """One statement."""
 
     sql: str
     params: Sequence[Any] = ()
+    merger: Merger | None = None
+    """Set if it may be merged with others that have the same one."""
 
 
 class Answer(NamedTuple):
@@ -91,8 +107,8 @@ class PostgresSession:
         """The statements that start a transaction."""
         return [Ask(f"BEGIN {mode}"), Ask(_SETUP, (self._target.schema, self._timeout_ms)), *more]
 
-    def run(self, asks: Sequence[Ask], *, committing: bool = False) -> list[Answer]:
-        """Send statements together, and wait for all their answers.
+    def run(self, given: Sequence[Ask], *, committing: bool = False) -> list[Answer]:
+        """Send statements together, and wait for all their answers. Those that can be merged are.
 
         Raises:
             LostError: The connection broke.
@@ -102,6 +118,7 @@ class PostgresSession:
         if db is None:
             raise LostError(psycopg.OperationalError("the connection was closed"), was_decided=False)
         self._committing = self._committing or committing
+        asks, places = _merged(given)
         try:
             with db.pipeline():
                 cursors = [db.cursor(binary=True).execute(ask.sql, ask.params or None) for ask in asks]
@@ -116,7 +133,7 @@ class PostgresSession:
         finally:
             if committing and not db.closed and db.info.transaction_status == pq.TransactionStatus.IDLE:
                 self._committing = False
-        return answers
+        return answers if places is None else _apart(answers, given, places)
 
     def rollback(self) -> None:
         """Give up the transaction, if there is one."""
@@ -159,6 +176,40 @@ class PostgresSession:
     def unavailable(self, problem: BaseException) -> StoreUnavailableError:
         """The error for callers."""
         return unavailable(self._target, problem)
+
+
+_Places = list[tuple[Merger | None, list[int]]]
+"""For each statement that was sent, which of the given ones it stands for."""
+
+
+def _merged(given: Sequence[Ask]) -> tuple[Sequence[Ask], _Places | None]:
+    """What to send; None if it is what was given."""
+    alike: dict[Merger, list[int]] = {}
+    for index, ask in enumerate(given):
+        if ask.merger is not None:
+            alike.setdefault(ask.merger, []).append(index)
+    if all(len(places) == 1 for places in alike.values()):
+        return given, None
+    asks: list[Ask] = []
+    places: _Places = []
+    for index, ask in enumerate(given):
+        if ask.merger is None:
+            asks.append(ask)
+            places.append((None, [index]))
+        elif alike[ask.merger][0] == index:
+            same = alike[ask.merger]
+            asks.append(ask.merger.merge([given[one] for one in same]) if len(same) > 1 else ask)
+            places.append((ask.merger if len(same) > 1 else None, same))
+    return asks, places
+
+
+def _apart(answers: Sequence[Answer], given: Sequence[Ask], places: _Places) -> list[Answer]:
+    """The answers to what was given, from those to what was sent."""
+    found: dict[int, Answer] = {}
+    for answer, (merger, indexes) in zip(answers, places, strict=True):
+        each = [answer] if merger is None else merger.split(answer, [given[index] for index in indexes])
+        found.update(zip(indexes, each, strict=True))
+    return [found[index] for index in range(len(given))]
 
 
 def connect(target: PostgresTarget) -> psycopg.Connection[Any]:

@@ -65,7 +65,9 @@ def read_url(url: str) -> PostgresTarget:
     rest = [(name, value) for name, value in given if name not in _OWN]
     schema = own.get("schema", SCHEMA)
     if _NAME.fullmatch(schema) is None or schema.startswith("pg_"):
-        raise ConfigurationError(problem=f"schema={schema} in the store URL: use small letters, digits and underscores.")
+        raise ConfigurationError(
+            problem=f"schema={schema} in the store URL: use small letters, digits and underscores."
+        )
     prepare = own.get("prepare", "false")
     if prepare not in ("true", "false"):
         raise ConfigurationError(problem=f"prepare={prepare} in the store URL: it is true or false.")

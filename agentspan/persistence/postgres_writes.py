@@ -106,9 +106,7 @@ def _held(execution_id: str, found: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     return found[0]
 
 
-def take_over(
-    execution_id: str, host: bytes, expected_epoch: int | None, blame: bool, now: float
-) -> Work[TakenOver]:
+def take_over(execution_id: str, host: bytes, expected_epoch: int | None, blame: bool, now: float) -> Work[TakenOver]:
     """Raise the epoch and mark the execution resident."""
     (found,) = yield Batch([_hold(execution_id)])
     execution, status, epoch, resident, crashes = _held(execution_id, found.rows)
@@ -143,7 +141,10 @@ def set_host(execution_id: str, epoch: int, host: bytes) -> Work[None]:
     found, _ = yield Last(
         [
             Ask("SELECT 1 FROM executions WHERE execution_id = %s", (name,)),
-            Ask("UPDATE executions SET host = %b WHERE execution_id = %s AND epoch = %s AND resident", (host, name, epoch)),
+            Ask(
+                "UPDATE executions SET host = %b WHERE execution_id = %s AND epoch = %s AND resident",
+                (host, name, epoch),
+            ),
         ]
     )
     _held(execution_id, found.rows)

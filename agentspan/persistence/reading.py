@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agentspan.agents.results import AgentResult, AgentStatus, HistoryState, Status
+from agentspan.engine.answers import verdicts
 from agentspan.engine.apply import apply
 from agentspan.engine.events import events_of
 from agentspan.engine.records import from_plain
@@ -16,7 +17,7 @@ from agentspan.engine.state import ExecutionState
 from agentspan.engine.view import agent_result, agent_status
 from agentspan.errors import CorruptRecordError
 from agentspan.persistence.loading import load_state
-from agentspan.persistence.store import ExecutionRow, Store
+from agentspan.persistence.store import ExecutionRow, PendingRow, Store
 
 
 async def read_status(store: Store, execution_id: str) -> AgentStatus:
@@ -95,6 +96,11 @@ def describe_row(row: ExecutionRow) -> dict[str, Any]:
     return plain
 
 
+def describe_pending(row: PendingRow) -> dict[str, Any]:
+    """A call that waits, and which verdicts can be its answer, as data."""
+    return {**asdict(row), "verdicts": verdicts(row)}
+
+
 async def read_show(store: Store, execution_id: str, *, steps: int = 200) -> dict[str, Any]:
     """All about one execution, for an operator: row, host, deployment, pending calls, the last `steps` records."""
     row = await store.row(execution_id)
@@ -111,7 +117,7 @@ async def read_show(store: Store, execution_id: str, *, steps: int = 200) -> dic
             "spec": deployment.spec,
         }
     )
-    shown["pending_calls"] = [asdict(waiting) for waiting in await store.pending(execution_id)]
+    shown["pending_calls"] = [describe_pending(waiting) for waiting in await store.pending(execution_id)]
     entries = await store.journal(execution_id, after_seq=max(-1, row.seq - steps), limit=steps)
     shown["steps"] = [{"seq": entry.seq, "kind": entry.kind, "epoch": entry.epoch, **entry.body} for entry in entries]
     shown["attempts"] = {

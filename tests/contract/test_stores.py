@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from agentspan.persistence.memory import MemoryStore
+from agentspan.persistence.postgres import PostgresStore
 from agentspan.persistence.sqlite import SqliteStore
 from agentspan.persistence.store import Store
 from agentspan.testing.store_contract import Reopen, StoreContract
+from tests.support.postgres import PostgresServer
 
 
 class TestMemoryStore(StoreContract):
@@ -31,6 +33,21 @@ class TestSqliteStore(StoreContract):
 
         async def reopen() -> Store:
             opened.append(await SqliteStore.connect(tmp_path / "store.db"))
+            return opened[-1]
+
+        yield reopen
+        for store in opened:
+            await store.close()
+
+
+class TestPostgresStore(StoreContract):
+    @pytest.fixture
+    async def reopen(self, postgres: PostgresServer) -> AsyncIterator[Reopen]:
+        opened: list[PostgresStore] = []
+        url = postgres.emptied_url()
+
+        async def reopen() -> Store:
+            opened.append(await PostgresStore.connect(url))
             return opened[-1]
 
         yield reopen

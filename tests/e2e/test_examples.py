@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from agentspan.cli.demo_stage import kill
 from tests.support.cluster import Server, environment, private_home, until
+from tests.support.model_server import ModelServer, text, tool
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAM_S_MAX = 60.0
@@ -190,3 +192,46 @@ def test_a_program_for_the_existing_sdk_runs_unchanged(server: Server, tmp_path:
     assert "pending: send_alert" in said
     assert "output: Done: alerted Oslo" in said
     assert "status: COMPLETED True stop" in said
+
+
+def test_the_durable_langgraph_program_differs_by_one_import_and_one_call() -> None:
+    plain, durable = ((EXAMPLES / f"langgraph_app{name}.py").read_text().splitlines() for name in ("", "_durable"))
+    diff = [line for line in difflib.ndiff(plain, durable) if line[0] in "+-" and line[2:].strip()]
+    assert diff == [
+        "+ from agentspan.agents import run",
+        "-     state = app.invoke(NEWSLETTER)",
+        "+     state = run(app, NEWSLETTER).state",
+    ]
+
+
+@pytest.mark.parametrize("name", ["langgraph_app", "langgraph_app_durable"])
+def test_both_langgraph_programs_do_the_same(name: str, server: Server, tmp_path: Path) -> None:
+    said = run(EXAMPLES / f"{name}.py", home=server.home, cwd=tmp_path)
+    assert said == "The newsletter went to ada, grace, margaret.\n"
+    assert outbox_of(tmp_path) == ["ada", "grace", "margaret"]
+
+
+def test_the_durable_langgraph_program_does_not_notice_that_its_graph_was_killed(
+    server: Server, tmp_path: Path
+) -> None:
+    process = launch(EXAMPLES / "langgraph_app_durable.py", home=server.home, cwd=tmp_path)
+    until("the second mail", lambda: len(outbox_of(tmp_path)) == 1)
+    newest = server.read(lambda store: store.rows(limit=1))
+    kill(newest[0].host["pid"])
+
+    said, complaints = process.communicate(timeout=PROGRAM_S_MAX)
+
+    assert (said, complaints) == ("The newsletter went to ada, grace, margaret.\n", "")
+    sent = outbox_of(tmp_path)
+    assert list(dict.fromkeys(sent)) == ["ada", "grace", "margaret"]
+    assert len(sent) <= 4, "more than the one that was under way went out again"
+
+
+def test_the_langgraph_programs_run_with_a_real_chat_model(home: Path, tmp_path: Path) -> None:
+    script = [tool("list_subscribers"), tool("send_mail", {"to": "ada"}), text("Ada has it.")]
+    with ModelServer(script, by="conversation") as model:
+        real = {"CHAT_MODEL": "openai:gpt-4o-mini", "OPENAI_BASE_URL": model.url, "OPENAI_API_KEY": "sk-test-not-a-key"}
+        for name in ("langgraph_app", "langgraph_app_durable"):
+            assert run(EXAMPLES / f"{name}.py", home=home, cwd=tmp_path, **real) == "Ada has it.\n"
+    assert outbox_of(tmp_path) == ["ada", "ada"]
+    assert [call.body["model"] for call in model.calls] == ["gpt-4o-mini"] * 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +70,7 @@ async def bare(member: Member, url: str | None = None) -> list[Any]:
     config: Any = {**member.config, "configurable": {"thread_id": "bare", **member.config.get("configurable", {})}}
     returned = []
     for given in member.given:
-        result = await app.ainvoke(given, config, context=member.context, **member.how)
+        result = await app.ainvoke(deepcopy(given), config, context=member.context, **member.how)
         while (state := await app.aget_state(config)).tasks:
             resume = {found.id: member.answer_to(found.value).resume for found in state.interrupts}
             command = Command(resume=resume) if resume else None
@@ -91,6 +92,7 @@ def normal(value: Any) -> Any:
 
 
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
+IN_PLACE = {"document": {"tags": []}, "items": [{"v": 0}, {"v": 10}]}
 LETTERS = {f"{name}?": say(name.upper()) for name in "pqr"}
 DECISIONS: dict[str, Any] = {
     "approve": {"type": "approve"},
@@ -137,6 +139,7 @@ FAMILY = [
     ),
     Member(name="joins and a deferred node", build=plain.joins),
     Member(name="delta channel", build=plain.delta_channel, given=[{"n": 0}]),
+    Member(name="changes in place", build=plain.in_place, given=[IN_PLACE]),
     Member(name="three schemas", build=plain.schemas),
     Member(name="functional", build=plain.functional, given=[[1, 2, 3]]),
     Member(name="functional, previous", build=plain.previous, given=[1, 2, 3]),

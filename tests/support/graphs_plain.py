@@ -352,6 +352,33 @@ def delta_channel(saver: Any) -> Any:
     return builder.compile(checkpointer=saver)
 
 
+def _grow(old: list[Any], new: list[Any]) -> list[Any]:
+    old.extend(new)
+    return old
+
+
+class Rows(TypedDict, total=False):
+    rows: Annotated[list, _grow]
+    items: list
+    document: dict
+
+
+def in_place(saver: Any) -> Any:
+    """Nodes that return what they were given, changed inside; and such a reducer."""
+
+    async def change(state: Rows) -> dict[str, Any]:
+        number = len(state["document"]["tags"])
+        RUNS.enter(f"change{number}")
+        state["document"]["tags"].append({"number": number, "tags": []})
+        state["document"]["tags"][0]["tags"].append(number)
+        for item in state["items"]:
+            item["v"] += 1
+        return {"document": state["document"], "items": state["items"], "rows": [{"v": number}]}
+
+    steps = [(f"c{number}", change) for number in range(4)]
+    return line(*steps, schema=Rows, checkpointer=saver)
+
+
 class Out(TypedDict):
     answer: str
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from agentspan.frameworks.langgraph.channel_reading import Link, base_link
@@ -115,17 +116,16 @@ def encode_checkpoint(
 def _layout(
     checkpoint: Mapping[str, Any], known: Known | None, own_id: str
 ) -> tuple[str, dict[str, int], Iterable[str]]:
-    names = dict.fromkeys(checkpoint["channel_versions"])
-    names.update(dict.fromkeys(checkpoint["channel_values"]))
-    for node, seen in checkpoint["versions_seen"].items():
-        names[node] = None
-        names.update(dict.fromkeys(seen))
-    names.update(dict.fromkeys(checkpoint.get("updated_channels") or ()))
+    seen, updated = checkpoint["versions_seen"], checkpoint.get("updated_channels") or ()
+    needed = (checkpoint["channel_versions"], checkpoint["channel_values"], seen, *seen.values(), dict.fromkeys(updated))
     if known is not None:
-        if names.keys() <= known.layout.keys():
+        have = known.layout.keys()
+        if all([of.keys() <= have for of in needed]):
             return known.layout_at, known.layout, ()
-        # With those of before, so that a branch that comes and goes does not change it each time.
-        names = dict.fromkeys(known.layout) | names
+    # With those of before, so that a branch that comes and goes does not change it each time.
+    names = {} if known is None else dict.fromkeys(known.layout)
+    for of in needed:
+        names.update(dict.fromkeys(of))
     return own_id, {name: number for number, name in enumerate(names)}, names
 
 
@@ -200,6 +200,7 @@ def _long_ts(ts: int | str) -> str:
     return ts if isinstance(ts, str) else (_EPOCH + ts * _MICROSECOND).isoformat()
 
 
+@lru_cache(maxsize=4096)  # Of a running graph mostly the same.
 def _short_id(checkpoint_id: str) -> bytes | str:
     if len(checkpoint_id) != 36:
         return checkpoint_id

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from agentspan.errors import StoreUnavailableError
+from agentspan.frameworks.langgraph.steps import together
 from agentspan.persistence.threads import ThreadStore, ThreadWrite
 
 T = TypeVar("T")
@@ -62,6 +63,7 @@ class Desk:
         self._is_rung = False
         self._lanes: dict[str, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._settled: list[tuple[Future[None], BaseException | None]] = []
         self._store: Any = None
         self._opening_lock = asyncio.Lock()
         self._stopped = threading.Event()
@@ -134,6 +136,7 @@ class Desk:
         while len(self._tasks) > 1 or self._lanes:
             await self._drained()
             await asyncio.sleep(0)
+        self._announce()
         if self._store is not None:
             await self._store.close()
         self._loop.stop()
@@ -175,14 +178,27 @@ class Desk:
             except BaseException as problem:  # Handed to everybody who waits for it; the desk goes on.
                 group += lane.queue
                 lane.queue.clear()
-                for push in group:
-                    push.done.set_exception(problem)
+                self._settle(group, problem)
             else:
-                for push in group:
-                    push.done.set_result(None)
+                self._settle(group, None)
             lane.settle(len(group))
         lane.is_writing = False
         del self._lanes[thread_id]
+
+    def _settle(self, group: list[_Push], problem: BaseException | None) -> None:
+        # Lanes that shared a transaction go on in the same round of the loop; their callers hear of it together.
+        if not self._settled:
+            self._loop.call_soon(self._announce)
+        self._settled += [(push.done, problem) for push in group]
+
+    def _announce(self) -> None:
+        settled, self._settled = self._settled, []
+        with together():
+            for done, problem in settled:
+                if problem is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(problem)
 
     async def _write(self, thread_id: str, write: ThreadWrite) -> None:
         for wait_s in (*RETRY_AFTER_S, None):

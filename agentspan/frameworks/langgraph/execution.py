@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
+from langgraph.checkpoint.base import copy_checkpoint
+
 from agentspan.engine import records as r
 from agentspan.frameworks.langgraph.saver import AgentSpanSaver
 from agentspan.frameworks.langgraph.serde import StateSerde
@@ -112,6 +114,25 @@ class ExecutionPort:
         if self.failure is not None:
             raise self.failure
 
+    async def durable(self) -> None:
+        """Return once everything pushed is committed; what is only told may come later.
+
+        Raises:
+            Exception: Something could not be committed. Never a `BaseException`, which LangGraph would hand to nobody.
+        """
+        with self._lock:
+            if self._waiting:
+                self._flush()
+            last = self._last
+        if last is not None and not last.done():
+            waited = asyncio.wrap_future(last)
+            await asyncio.wait([waited])
+            waited.cancelled() or waited.exception()
+        if self.failure is not None:
+            if isinstance(self.failure, Exception):
+                raise self.failure
+            raise RuntimeError("this incarnation is over") from self.failure
+
     def _flush_within(self, seconds: float) -> bool:
         """Flush after a while. False when this is no loop's thread, so nothing can be put off. With the lock held."""
         try:
@@ -174,7 +195,18 @@ class ExecutionSaver(AgentSpanSaver):
         if not self._is_current:
             self._is_current = True  # Before: what is pushed meanwhile makes it old.
             self.head = await super().aget_tuple(config)
-        return self.head
+        head = self.head
+        if head is None:
+            return None
+        if head.pending_writes:
+            # LangGraph applies them to what it is given, with reducers that may change values in place: even to look at
+            # a state. Whoever comes next would take a step that has yet to be made for done.
+            self._is_current = False
+        return head._replace(checkpoint=copy_checkpoint(head.checkpoint))
+
+    async def durable(self) -> None:
+        """Return once all that was stored is committed; see `patches`."""
+        await self._port.durable()  # type: ignore[attr-defined]
 
     def _push_checkpoint(
         self, thread_id: str, ns: str, checkpoint: Any, metadata: Mapping[str, Any], row: CheckpointRow

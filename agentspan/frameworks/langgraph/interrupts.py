@@ -7,23 +7,32 @@ approves the tool call and not a dict about it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 from agentspan.engine.hashing import arguments_hash
 from agentspan.engine.records import PlannedCall
+from agentspan.frameworks.langgraph.decisions import allowed_decisions, edit_schema
 
 _QUESTION_KEYS = ("question", "prompt", "message", "query", "description", "instruction", "text")
 
 
 def planned_interrupts(tasks: Iterable[Any]) -> tuple[PlannedCall, ...]:
-    """One ask for each interrupt of the tasks of a `StateSnapshot`, in their order."""
+    """One ask for each interrupt of the tasks of a `StateSnapshot`, in their order.
+
+    Where the snapshot has those of sub-graphs in it, the node that asks is the one inside.
+    """
     asks: dict[str, PlannedCall] = {}
     for task in tasks:
+        for ask in planned_interrupts(getattr(task.state, "tasks", ())):
+            asks.setdefault(ask.call_id, ask)
         for found in task.interrupts:
-            asks.setdefault(found.id, planned_interrupt(found, task.name))
+            if found.id not in asks:
+                asks[found.id] = planned_interrupt(found, task.name)
     return tuple(asks.values())
 
 
@@ -31,18 +40,28 @@ def planned_interrupt(found: Any, node: str) -> PlannedCall:
     """The ask for one `Interrupt` of a node."""
     value = plain(found.value)
     schema = getattr(found, "response_schema", None)
-    actions = _actions(value)
+    schema = schema if isinstance(schema, dict) else None
+    actions = _actions(value, schema)
     if actions is None:
         arguments = value if isinstance(value, dict) else {"value": value}
-        return _ask(found.id, node, arguments, _question(value), schema=schema if isinstance(schema, dict) else None)
+        return _ask(found.id, node, arguments, question=_question(value), response_schema=schema)
     kind = "decisions" if "action_requests" in value else "decision"
     form = {"kind": kind, "actions": actions}
     if len(actions) == 1:
         only = actions[0]
-        question = str(value.get("description") or value.get("action_requests", [{}])[0].get("description") or "")
-        return _ask(found.id, only["name"], only["args"], question, form=form)
+        asked = value if kind == "decision" else value["action_requests"][0]
+        return _ask(
+            found.id,
+            only["name"],
+            only["args"],
+            question=_description(asked.get("description"), only["name"]),
+            form=form,
+            response_schema=schema,
+            parameters=edit_schema(schema),
+        )
     question = f"{len(actions)} calls wait: {', '.join(action['name'] for action in actions)}"
-    return _ask(found.id, node, {"action_requests": value["action_requests"]}, question, form=form)
+    arguments = {"action_requests": value["action_requests"]}
+    return _ask(found.id, node, arguments, question=question, form=form, response_schema=schema)
 
 
 def planned_breakpoint(checkpoint_id: str, nodes: Sequence[str], *, when: str) -> PlannedCall:
@@ -60,11 +79,11 @@ def planned_breakpoint(checkpoint_id: str, nodes: Sequence[str], *, when: str) -
     )
 
 
-def refused_again(ask: PlannedCall, problem: str) -> PlannedCall:
-    """The same question once more, after the graph's own validation refused an answer (nothing of it was stored)."""
-    from dataclasses import replace
-
-    return replace(ask, question=f"{ask.question}\nThe last answer was refused: {problem}".strip())
+def refused_again(asks: Sequence[PlannedCall], problem: Exception) -> tuple[PlannedCall, ...]:
+    """The same questions once more, after the graph's own validation refused an answer (nothing of it was stored)."""
+    which = "The last answer" if len(asks) == 1 else "One of the last answers"
+    text = re.sub(r"\n\s+For further information visit \S+", "", str(problem))
+    return tuple(replace(ask, question=f"{ask.question}\n{which} was refused: {text}".strip()) for ask in asks)
 
 
 def plain(value: Any) -> Any:
@@ -72,15 +91,7 @@ def plain(value: Any) -> Any:
     return to_jsonable_python(value, fallback=str, bytes_mode="base64", inf_nan_mode="constants")
 
 
-def _ask(
-    call_id: str,
-    name: str,
-    arguments: dict[str, Any],
-    question: str,
-    *,
-    schema: dict[str, Any] | None = None,
-    form: dict[str, Any] | None = None,
-) -> PlannedCall:
+def _ask(call_id: str, name: str, arguments: dict[str, Any], **more: Any) -> PlannedCall:
     return PlannedCall(
         call_id=call_id,
         name=name,
@@ -88,9 +99,7 @@ def _ask(
         arguments=arguments,
         arguments_hash=arguments_hash(name, arguments),
         ask="interrupt",
-        question=question,
-        response_schema=schema,
-        form=form or {},
+        **more,
     )
 
 
@@ -102,18 +111,30 @@ def _question(value: Any) -> str:
     return ""
 
 
-def _actions(value: Any) -> list[dict[str, Any]] | None:
+def _description(text: Any, name: str) -> str:
+    """What a person is told beside the call. The middleware's own words say nothing that the call does not."""
+    if not isinstance(text, str):
+        return ""
+    own = text.partition(f"\n\nTool: {name}\nArgs: ")[0]
+    return "" if own == "Tool execution requires approval" else own
+
+
+def _actions(value: Any, schema: dict[str, Any] | None) -> list[dict[str, Any]] | None:
     """The tool calls a HumanInTheLoopMiddleware asks about; None if it is another kind of interrupt."""
     if not isinstance(value, dict):
         return None
     if value.get("type") == "tool_approval" and isinstance(value.get("name"), str):
-        return [_action(value["name"], value.get("args"), value.get("allowed_decisions"))]
+        return [_action(value["name"], value.get("args"), allowed_decisions(schema))]
     requests, configs = value.get("action_requests"), value.get("review_configs")
     if not isinstance(requests, list) or not isinstance(configs, list) or not requests:
         return None
     if not all(isinstance(request, dict) and isinstance(request.get("name"), str) for request in requests):
         return None
-    allowed = {config["action_name"]: config.get("allowed_decisions") for config in configs if "action_name" in config}
+    allowed = {
+        config["action_name"]: config.get("allowed_decisions")
+        for config in configs
+        if isinstance(config, dict) and "action_name" in config
+    }
     return [
         _action(request["name"], request.get("args", request.get("arguments")), allowed.get(request["name"]))
         for request in requests

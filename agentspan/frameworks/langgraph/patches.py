@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
+_RESUMING, _PARENTS = "__pregel_resuming", "checkpoint_map"
 
 
 class _Done:
@@ -20,9 +24,54 @@ def apply() -> None:
 
     With `durability="sync"` a loop without a checkpointer (a sub-graph compiled with `checkpointer=False`, or the root)
     waits for a save that it never made: AttributeError, `_put_checkpoint_fut`.
+
+    A sub-graph that remembers (`checkpointer=True`) is told to resume when its parent does. When the parent died before
+    the sub-graph's new pass was stored, there is only the last, finished one: its result was taken for the new one's.
+
+    A `@task` begins before what the last one returned is stored, which a crash then loses with all that was built on it.
+    With a saver of ours it waits for that.
     """
     from langgraph.pregel import _loop
 
     for loop in (_loop.AsyncPregelLoop, _loop.SyncPregelLoop):
         if not hasattr(loop, "_put_checkpoint_fut"):
             setattr(loop, "_put_checkpoint_fut", _Done())  # noqa: B010 (LangGraph declares a Future)
+    first = _loop.PregelLoop._first
+    if not hasattr(first, "__wrapped__"):
+        setattr(_loop.PregelLoop, "_first", _beginning_anew(first))  # noqa: B010
+    accept = _loop.AsyncPregelLoop.aaccept_push
+    if not hasattr(accept, "__wrapped__"):
+        setattr(_loop.AsyncPregelLoop, "aaccept_push", _behind_what_is_stored(accept))  # noqa: B010
+
+
+def _behind_what_is_stored(accept: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(accept)
+    async def wrapped(self: Any, *given: Any, **named: Any) -> Any:
+        durable = getattr(self.checkpointer, "durable", None)
+        if durable is not None:
+            await durable()
+        return await accept(self, *given, **named)
+
+    return wrapped
+
+
+def _beginning_anew(first: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(first)
+    def wrapped(self: Any, **given: Any) -> Any:
+        configurable = self.config["configurable"]
+        if self.is_nested and configurable.get(_RESUMING) and _is_of_an_earlier_pass(self, configurable):
+            self.config = {**self.config, "configurable": {**configurable, _RESUMING: False}}
+        return first(self, **given)
+
+    return wrapped
+
+
+def _is_of_an_earlier_pass(loop: Any, configurable: dict[str, Any]) -> bool:
+    """Whether what is stored of a sub-graph is finished, and was called at another checkpoint of its parents."""
+    parents = loop.checkpoint_metadata.get("parents")
+    if not parents or parents == configurable.get(_PARENTS):
+        return False
+    return not any(
+        name.startswith("branch:to:") or name in ("__start__", "__pregel_tasks")
+        for name in loop.checkpoint["channel_values"]
+    )

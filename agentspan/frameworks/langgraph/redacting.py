@@ -7,6 +7,7 @@ about the checkpoint, the run ID, and the metadata the user gave as metadata.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +25,16 @@ def stored_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> Map
     configurable = config.get("configurable") or {}
     given = {
         key: value
-        for key, value in (config.get("metadata") or {}).items()
+        for key, value in _flat(config.get("metadata") or {}).items()
         # What is in both was copied from `configurable` on the way here.
         if key in _IDS or not (key in configurable or key.startswith(_TRACING))
     }
     ids = {key: configurable[key] for key in _IDS if key in configurable}
     return get_checkpoint_metadata({"metadata": given, "configurable": ids}, metadata)
+
+
+def _flat(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """LangGraph hands over a `ChainMap`, which takes its time for each key."""
+    if type(metadata) is not ChainMap:
+        return metadata
+    return {key: value for of in reversed(metadata.maps) for key, value in of.items()}

@@ -175,7 +175,7 @@ class _Run:
             return r.GraphHeld(at=self._now(), path=self._path, run=self._number)
         snapshot = await self._app.aget_state(config)
         head = self._saver.head
-        waits = self._waits(snapshot, head)
+        waits = await self._waits(snapshot, head, config)
         if waits is not None:
             return waits
         if snapshot.tasks:
@@ -209,18 +209,20 @@ class _Run:
             from langgraph.types import Command
 
             return Command(resume={found.id: self._answers[found.id] for found in asked})
-        return self._waits(snapshot, head)
+        return await self._waits(snapshot, head, config)
 
-    def _waits(self, snapshot: Any, head: Any) -> r.GraphWaits | None:
+    async def _waits(self, snapshot: Any, head: Any, config: Any) -> r.GraphWaits | None:
         """What it waits for, if it does."""
-        asks = planned_interrupts(snapshot.tasks)
+        asks = await self._asks(snapshot, config)
         checkpoint_id = ""
         if not asks and snapshot.tasks:
             bound, options = self._performer.graph.kwargs, self._options
             found = breakpoint_at(
                 head,
                 snapshot,
-                before=_first(options.interrupt_before, bound.get("interrupt_before"), self._app.interrupt_before_nodes),
+                before=_first(
+                    options.interrupt_before, bound.get("interrupt_before"), self._app.interrupt_before_nodes
+                ),
                 after=_first(options.interrupt_after, bound.get("interrupt_after"), self._app.interrupt_after_nodes),
                 passed=self._passed,
             )
@@ -231,6 +233,12 @@ class _Run:
             return None
         return r.GraphWaits(at=self._now(), path=self._path, run=self._number, asks=asks, checkpoint_id=checkpoint_id)
 
+    async def _asks(self, snapshot: Any, config: Any) -> tuple[r.PlannedCall, ...]:
+        """What its interrupts ask. Those of sub-graphs take another look, to name the node that asks."""
+        if snapshot.interrupts and any(task.state is not None for task in snapshot.tasks):
+            snapshot = await self._app.aget_state(config, subgraphs=True)
+        return planned_interrupts(snapshot.tasks)
+
     async def _refused_answer(self, problem: Exception) -> r.GraphWaits | None:
         """The graph's own validation refused an answer; nothing of it was stored, so the question is asked again."""
         try:
@@ -240,8 +248,9 @@ class _Run:
         if not is_invalid_resume(problem):
             return None
         await self._port.flushed()
-        snapshot = await self._app.aget_state(self._config())
-        asks = tuple(refused_again(ask, str(problem)) for ask in planned_interrupts(snapshot.tasks))
+        config = self._config()
+        # What took its answer has ended and asks no more.
+        asks = refused_again(await self._asks(await self._app.aget_state(config), config), problem)
         return r.GraphWaits(at=self._now(), path=self._path, run=self._number, asks=asks) if asks else None
 
     # --- running

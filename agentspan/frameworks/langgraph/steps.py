@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import weakref
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -64,6 +65,30 @@ async def settled(future: Future[T]) -> T:
     return future.result()
 
 
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Futures that this thread settles inside wake their loops at the end, each once.
+
+    The first one would make the loop's thread run, and take the interpreter's lock from the thread that has others yet
+    to settle.
+    """
+    held: set[_Bell] = set()
+    _holding.bells = held
+    try:
+        yield
+    finally:
+        _holding.bells = None
+        for bell in held:
+            bell.send()
+
+
+class _Holding(threading.local):
+    bells: set[_Bell] | None = None
+
+
+_holding = _Holding()
+
+
 class _Bell:
     """Wakes a loop."""
 
@@ -75,6 +100,13 @@ class _Bell:
     def ring(self, waiter: asyncio.Future[None]) -> None:
         """Let one go on. From any thread."""
         self._waiters.append(waiter)
+        if _holding.bells is None:
+            self.send()
+        else:
+            _holding.bells.add(self)
+
+    def send(self) -> None:
+        """Wake the loop, if it is not already on its way."""
         loop = self._loop()
         if not self._is_rung and loop is not None:
             self._is_rung = True

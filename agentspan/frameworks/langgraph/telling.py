@@ -7,6 +7,8 @@ nodes that return a whole conversation; each message is told once.
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +17,11 @@ from agentspan.engine.records import GraphTold
 from agentspan.frameworks.langgraph.interrupts import plain
 
 _ERROR, _INTERRUPT, _RESUME = "__error__", "__interrupt__", "__resume__"
+ERROR_CHARS_MAX = 4000
 _NO_RESULT = frozenset({_INTERRUPT, _RESUME, "__scheduled__"})
+_FRAMEWORK = re.compile(
+    r"-packages[/\\](langgraph|langchain_core)[/\\]|[/\\](concurrent[/\\]futures|asyncio)[/\\]|[/\\]contextvars\.py$"
+)
 
 
 @dataclass(slots=True)
@@ -68,7 +74,8 @@ class Teller:
             self._tell("node_end", ns, task_id, name)
         else:
             text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-            self._tell("node_end", ns, task_id, name, error=text[:4000])
+            more = {"traceback": _traceback(error)} if isinstance(error, BaseException) else {}
+            self._tell("node_end", ns, task_id, name, error=text[:ERROR_CHARS_MAX], **more)
 
     def custom(self, ns: Sequence[str], value: Any) -> None:
         """A node wrote to the stream."""
@@ -141,6 +148,14 @@ class Teller:
                     **where,
                 }
             )
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback of a node's error from the node on: what is LangGraph's of it helps nobody. The end, if it is long."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = next((index for index, at in enumerate(frames) if _FRAMEWORK.search(at.filename) is None), 0)
+    lines = traceback.StackSummary.from_list(frames[ours:]).format()
+    return "".join([*lines, *traceback.format_exception_only(error)])[-ERROR_CHARS_MAX:]
 
 
 def _found_messages(value: Any) -> Iterable[Any]:

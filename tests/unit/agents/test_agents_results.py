@@ -86,7 +86,7 @@ def test_a_pending_tool_reads_like_a_mapping() -> None:
     assert PENDING["taskRefName"] == "c1"
     assert PENDING.get("response_ui_schema") is None
     assert "question" in PENDING
-    assert len(dict(PENDING)) == len(PENDING) == 11
+    assert len(dict(PENDING)) == len(PENDING) == 12
     with pytest.raises(KeyError):
         PENDING["nothing"]
     assert bool(PENDING)

@@ -15,7 +15,6 @@ import json
 import operator
 import os
 import sys
-import typing
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, TypedDict
@@ -34,7 +33,6 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode, create_react_agent
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
@@ -138,11 +136,21 @@ def chain(schema: Any, *nodes: Any, **options: Any) -> Any:
 
 for kind in (Typed, Derived, TypedExtension, Model, Data):
     app(kind.__name__, chain(kind, work, later), {"text": "hi", "log": ["begun"]})
-app("functional_schema", chain(TypedDict("Made", {"text": str, "log": Annotated[list, operator.add]}), work), {"text": "a"})
-app("custom_reducers", chain(Custom, lambda s: {"best": len(s["text"]), "seen": ["b", "a"], "maybe": None}),
-    {"text": "four", "best": 2, "seen": ["a"]})
-app("messages", chain(MessagesState, lambda s: {"messages": [AIMessage(shout(s["messages"][-1].content), id="2")]}),
-    {"messages": [{"role": "user", "content": "hello", "id": "1"}]})
+app(
+    "functional_schema",
+    chain(TypedDict("Made", {"text": str, "log": Annotated[list, operator.add]}), work),
+    {"text": "a"},
+)
+app(
+    "custom_reducers",
+    chain(Custom, lambda s: {"best": len(s["text"]), "seen": ["b", "a"], "maybe": None}),
+    {"text": "four", "best": 2, "seen": ["a"]},
+)
+app(
+    "messages",
+    chain(MessagesState, lambda s: {"messages": [AIMessage(shout(s["messages"][-1].content), id="2")]}),
+    {"messages": [{"role": "user", "content": "hello", "id": "1"}]},
+)
 
 
 def paint(state: Rich) -> Rich:
@@ -151,8 +159,10 @@ def paint(state: Rich) -> Rich:
 
 
 def judge(state: Rich) -> Rich:
-    assert isinstance(state["items"][0], Item) and isinstance(state["point"], Point)
-    assert state["colour"] is Colour.RED and state["point"].item.colour is Colour.BLUE
+    assert isinstance(state["items"][0], Item)
+    assert isinstance(state["point"], Point)
+    assert state["colour"] is Colour.RED
+    assert state["point"].item.colour is Colour.BLUE
     return {"text": f"{state['items'][0].name} {state['point'].x}"}
 
 
@@ -175,6 +185,7 @@ class Worker:
 def closed(word: str) -> Any:
     def inside(state: Typed) -> dict[str, Any]:
         return {"log": [word]}
+
     return inside
 
 
@@ -187,8 +198,18 @@ def remembered(n: int) -> int:
     return n * LIMIT
 
 
-app("functions", chain(Typed, closed("closure"), Worker("m").method, Worker("c"), functools.partial(partly, word="p"),
-    lambda s: {"log": [str(remembered(2))]}), {"text": "x", "log": []})
+app(
+    "functions",
+    chain(
+        Typed,
+        closed("closure"),
+        Worker("m").method,
+        Worker("c"),
+        functools.partial(partly, word="p"),
+        lambda s: {"log": [str(remembered(2))]},
+    ),
+    {"text": "x", "log": []},
+)
 
 
 def route(state: Typed) -> list[Send]:
@@ -250,8 +271,11 @@ app("policies", with_policies(), {"text": "x", "log": []})
 # A saver that holds an open file, which must stay here.
 import sqlite3  # noqa: E402
 
-app("own_saver", chain(Typed, work, checkpointer=SqliteSaver(sqlite3.connect(":memory:", check_same_thread=False))),
-    {"text": "x", "log": []})
+app(
+    "own_saver",
+    chain(Typed, work, checkpointer=SqliteSaver(sqlite3.connect(":memory:", check_same_thread=False))),
+    {"text": "x", "log": []},
+)
 
 
 def remember(state: Typed, *, store: BaseStore) -> dict[str, Any]:
@@ -327,23 +351,36 @@ def scripted() -> Scripted:
 
 question = {"messages": [{"role": "user", "content": "look", "id": "1"}]}
 app("create_agent", create_agent(scripted(), tools=[look], system_prompt="Be brief."), question)
-app("create_agent_middleware", create_agent(scripted(), tools=[look],
-    middleware=[ModelCallLimitMiddleware(run_limit=5), HumanInTheLoopMiddleware({"other": True})]), question)
+app(
+    "create_agent_middleware",
+    create_agent(
+        scripted(),
+        tools=[look],
+        middleware=[ModelCallLimitMiddleware(run_limit=5), HumanInTheLoopMiddleware({"other": True})],
+    ),
+    question,
+)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     app("create_react_agent", create_react_agent(scripted(), [look], prompt="Be brief."), question)
 
 real = ChatOpenAI(model="gpt-4o", base_url=os.environ["MODEL_URL"], temperature=0.25, max_retries=0)
 app("openai_agent", create_agent(real, tools=[look], response_format=None), question)
-app("openai_in_node", chain(MessagesState, lambda s: {"messages": [real.bind_tools([look]).invoke(s["messages"])]}), question)
-app("openai_structured", chain(Typed, lambda s: {"log": [type(real.with_structured_output(Item)).__name__]}),
-    {"text": "x", "log": []})
+app(
+    "openai_in_node",
+    chain(MessagesState, lambda s: {"messages": [real.bind_tools([look]).invoke(s["messages"])]}),
+    question,
+)
+app(
+    "openai_structured",
+    chain(Typed, lambda s: {"log": [type(real.with_structured_output(Item)).__name__]}),
+    {"text": "x", "log": []},
+)
 other_key = ChatOpenAI(model="gpt-4o", base_url=os.environ["MODEL_URL"], api_key=os.environ["SPECIAL_MODEL_KEY"])
 app("openai_other_key", create_agent(other_key, tools=[look]), question)
 
 embedding = OpenAIEmbeddings(model="e", base_url=os.environ["MODEL_URL"], dimensions=7)
-app("embeddings", chain(Typed, lambda s: {"log": [str(embedding.dimensions)]}),
-    {"text": "x", "log": []})
+app("embeddings", chain(Typed, lambda s: {"log": [str(embedding.dimensions)]}), {"text": "x", "log": []})
 
 
 def call_tool(state: MessagesState) -> MessagesState:
@@ -351,12 +388,16 @@ def call_tool(state: MessagesState) -> MessagesState:
 
 
 app("tool_node", chain(MessagesState, call_tool, ToolNode([look])), question)
-app("bound", chain(Typed, work, later).with_config(recursion_limit=9).bind(interrupt_before=["later_1"]),
-    {"text": "x", "log": []})
+app(
+    "bound",
+    chain(Typed, work, later).with_config(recursion_limit=9).bind(interrupt_before=["later_1"]),
+    {"text": "x", "log": []},
+)
 
 
 def shown(value: Any) -> str:
     """An answer as text to compare: without message IDs that are made up anew for each run."""
+
     def stable(item: Any) -> Any:
         if isinstance(item, dict):
             return {key: stable(each) for key, each in item.items()}
@@ -365,6 +406,7 @@ def shown(value: Any) -> str:
         if hasattr(item, "tool_calls") or isinstance(item, (HumanMessage, ToolMessage)):
             return [item.type, item.content, getattr(item, "tool_calls", None)]
         return item
+
     return repr(stable(value))
 
 

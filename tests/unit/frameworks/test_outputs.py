@@ -71,7 +71,10 @@ TALK = [
         ({"messages": [*TALK, HumanMessage("and?")]}, "all is well"),
         ({"messages": [AIMessage([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}])]}, "yes"),
         ({"messages": [AIMessageChunk("a chunk")]}, "a chunk"),
-        ({"messages": TALK[:2]}, [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi", "name": "ann"}]),
+        (
+            {"messages": TALK[:2]},
+            [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi", "name": "ann"}],
+        ),
         ({"answer": Item(name="pen")}, {"name": "pen", "colour": "red"}),
         ({"a": 1, "b": (2, 3)}, {"a": 1, "b": [2, 3]}),
         ("text", "text"),

@@ -188,7 +188,11 @@ def test_a_list_inside_a_dict_grows_by_what_was_added() -> None:
 def test_the_order_of_a_dict_is_kept() -> None:
     tape, value = Tape(), {"a": "x" * 100, "b": "y" * 100, "c": 1}
     tape.put(value)
-    for turned in ({"c": 1, "a": "x" * 100, "b": "y" * 100}, {"a": "x" * 100, "c": 1, "b": "y" * 100}, {"b": 2, "a": 3}):
+    for turned in (
+        {"c": 1, "a": "x" * 100, "b": "y" * 100},
+        {"a": "x" * 100, "c": 1, "b": "y" * 100},
+        {"b": 2, "a": 3},
+    ):
         tape.put(turned)
         assert list(tape.read()) == list(turned)
 
@@ -210,7 +214,9 @@ def test_pieces_can_be_moved_without_reading_them() -> None:
     assert decode([Link("w", 1, again)], SERDE, "$")[0] == [*value, {"n": 1}]
 
 
-LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.floats(), st.text(max_size=40), st.binary(max_size=4))
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 3), st.floats(), st.text(max_size=40), st.binary(max_size=4)
+)
 NESTED = st.recursive(
     LEAVES,
     lambda inner: st.one_of(

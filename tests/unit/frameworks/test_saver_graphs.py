@@ -173,7 +173,9 @@ async def test_fan_outs_keep_the_order_of_their_tasks(disk: Disk) -> None:
     graph = StateGraph(Fan)
     graph.add_node("work", lambda state: {"log": [state["part"]]})
     graph.add_node("end", lambda state: {"log": ["end"]})
-    graph.add_conditional_edges(START, lambda state: [Send("work", {"part": part}) for part in state["parts"]], ["work"])
+    graph.add_conditional_edges(
+        START, lambda state: [Send("work", {"part": part}) for part in state["parts"]], ["work"]
+    )
     graph.add_edge("work", "end")
     parts = [f"{number}" for number in range(12)]
     async with disk.saver() as saver:
@@ -220,7 +222,9 @@ async def test_functional_api(disk: Disk) -> None:
         def flow(number: int, *, previous: Any = None) -> Any:
             doubled = double(number).result()
             answer = interrupt("go on?")
-            return entrypoint.final(value=(doubled, answer, previous), save={"seen": [*((previous or {}).get("seen", [])), number]})
+            return entrypoint.final(
+                value=(doubled, answer, previous), save={"seen": [*((previous or {}).get("seen", [])), number]}
+            )
 
         return flow
 
@@ -259,7 +263,9 @@ async def test_delta_channels_are_rebuilt(disk: Disk) -> None:
         history = [state async for state in app.aget_state_history(config())]
         assert history[60].values["log"] == expected[:-60]
         ours = await saver.aget_delta_channel_history(config=config(), channels=["log", "none"])
-        theirs = await super(AgentSpanSaver, saver).aget_delta_channel_history(config=config(), channels=["log", "none"])
+        theirs = await super(AgentSpanSaver, saver).aget_delta_channel_history(
+            config=config(), channels=["log", "none"]
+        )
         assert ours == theirs
         assert saver.get_delta_channel_history(config=config(), channels=[]) == {}
 
@@ -397,7 +403,11 @@ print("ok")
 def test_strict_msgpack_mode_declares_the_types_of_the_graph(tmp_path: Path) -> None:
     environment = {**os.environ, "LANGGRAPH_STRICT_MSGPACK": "true"}
     told = subprocess.run(
-        [sys.executable, "-c", STRICT, tmp_path / "threads.db"], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", STRICT, tmp_path / "threads.db"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert told.stdout == "ok\n", told.stderr
 
@@ -467,7 +477,10 @@ saver._put_writes({"configurable": {"thread_id": "t", "checkpoint_ns": "", "chec
 
 def test_a_program_that_never_closes_its_saver_ends_and_loses_nothing(tmp_path: Path) -> None:
     told = subprocess.run(
-        [sys.executable, "-W", "error", "-c", UNCLOSED, tmp_path / "threads.db"], capture_output=True, text=True, timeout=30
+        [sys.executable, "-W", "error", "-c", UNCLOSED, tmp_path / "threads.db"],
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert (told.returncode, told.stderr) == (0, "")
     with AgentSpanSaver(tmp_path / "threads.db") as saver:
@@ -479,7 +492,9 @@ def test_a_program_that_never_closes_its_saver_ends_and_loses_nothing(tmp_path: 
 def test_the_default_store_is_the_one_of_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTSPAN_HOME", str(tmp_path))
     with AgentSpanSaver() as saver:
-        chain("a", a=lambda _: {"log": ["a"]}).compile(checkpointer=saver).invoke({"log": []}, config(), durability="sync")
+        chain("a", a=lambda _: {"log": ["a"]}).compile(checkpointer=saver).invoke(
+            {"log": []}, config(), durability="sync"
+        )
     assert (tmp_path / "agentspan.db").exists()
     with AgentSpanSaver(f"sqlite:///{tmp_path}/agentspan.db") as again:
         assert again.get_tuple(config()) is not None

@@ -106,7 +106,9 @@ def test_what_only_looks_equal_is_another_value(before: Any, after: Any) -> None
 
 
 def message() -> AIMessage:
-    return AIMessage("hi", additional_kwargs={"a": []}, tool_calls=[{"name": "f", "args": {"x": [1]}, "id": "c"}], id="i")
+    return AIMessage(
+        "hi", additional_kwargs={"a": []}, tool_calls=[{"name": "f", "args": {"x": [1]}, "id": "c"}], id="i"
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ async def saver(disk: Disk) -> AsyncIterator[AgentSpanSaver]:
 
 async def put(saver: AgentSpanSaver, at: Any, values: dict[str, Any] | None = None, **metadata: Any) -> Any:
     made = checkpoint(values or {})
-    return await saver.aput(at, made, {"source": "loop", "step": 0, "parents": {}, **metadata}, dict.fromkeys(values or {}, 1))
+    return await saver.aput(
+        at, made, {"source": "loop", "step": 0, "parents": {}, **metadata}, dict.fromkeys(values or {}, 1)
+    )
 
 
 async def pending(saver: AgentSpanSaver, at: Any) -> list[Any]:
@@ -78,7 +80,9 @@ async def test_the_special_writes_of_a_task_have_a_place_each(saver: AgentSpanSa
 
 async def test_what_a_failed_task_wrote_is_not_stored(saver: AgentSpanSaver) -> None:
     at = await put(saver, config())
-    await saver.aput_writes(at, [("x", 1), ("branch:to:b", None), ("__error__", ValueError("no")), ("__resume__", [1])], "t")
+    await saver.aput_writes(
+        at, [("x", 1), ("branch:to:b", None), ("__error__", ValueError("no")), ("__resume__", [1])], "t"
+    )
     assert {write[1] for write in await pending(saver, at)} == {"__error__", "__resume__"}
 
 
@@ -100,7 +104,15 @@ async def test_writes_may_come_before_their_checkpoint(saver: AgentSpanSaver) ->
 
 async def test_all_of_a_checkpoint_comes_back(saver: AgentSpanSaver) -> None:
     made = checkpoint(
-        {"none": None, "bytes": b"\x00\xff", "tuple": (1, [2]), "big": 2**80, "text": "ä\ud800", "list": [], "dict": {}},
+        {
+            "none": None,
+            "bytes": b"\x00\xff",
+            "tuple": (1, [2]),
+            "big": 2**80,
+            "text": "ä\ud800",
+            "list": [],
+            "dict": {},
+        },
         {**dict.fromkeys(["none", "bytes", "tuple", "big", "text", "list", "dict"], 5), "empty": 7},
         versions_seen={"__input__": {}, "n": {"none": 5, "gone": 3}},
         updated_channels=["big", "none"],
@@ -211,9 +223,7 @@ async def test_a_run_that_is_resumed_elsewhere_stores_what_changed_from_the_firs
         resumed = Line(saver)
         resumed.at, resumed._versions = line.at, line._versions
         values = await resumed.read()
-        await resumed.put(
-            messages=[*values["messages"], "more"], state={**values["state"], "n": 1}
-        )
+        await resumed.put(messages=[*values["messages"], "more"], state={**values["state"], "n": 1})
         assert (await body_bytes(saver))[-1] < 300
         assert (await resumed.read())["state"] == {"a": "x" * 5000, "n": 1}
 
@@ -222,7 +232,9 @@ async def test_values_that_are_written_again_unchanged_are_not_stored_again(save
     line, values = Line(saver), {"text": "t" * 5000, "items": ["i" * 100] * 20, "entries": {"e": "e" * 2000}}
     await line.put(**values)
     for _ in range(3):
-        await line.put(**{name: value if isinstance(value, str) else type(value)(value) for name, value in values.items()})
+        await line.put(
+            **{name: value if isinstance(value, str) else type(value)(value) for name, value in values.items()}
+        )
     assert all(size < 300 for size in (await body_bytes(saver))[1:])
     assert await line.read() == values
 
