@@ -24,7 +24,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=lambda: Path.home() / ".agentspan")
     """Where the store, the server's key and its descriptor live."""
-    store: str | None = None
+    store: str | None = Field(default=None, repr=False)  # It may hold a password.
     """Store URL; None is `sqlite:///<home>/agentspan.db`."""
     address: str | None = None
     """A Ray address or `ray://host:port` to join; None joins the server recorded in `home`, or starts an embedded one."""

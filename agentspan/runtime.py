@@ -24,6 +24,7 @@ from agentspan.submission import (
     check_seconds,
     deployable,
     graph_request,
+    is_place,
     warn_of_losses,
 )
 
@@ -60,7 +61,8 @@ class AgentRuntime(Client):
         Other code is a new version; running executions stay on the one they were started with.
 
         Args:
-            agents: `Agent`s, and compiled LangGraph graphs as they are.
+            agents: `Agent`s, and compiled LangGraph graphs as they are; or the place of a graph, or of a function that makes
+                one, in an installed module: `"package.module:attribute"`.
             types: Classes that a graph's state holds and its schema does not name.
             host: `"client"` runs a graph in this process, whose code then stays here; the last resort for one that cannot
                 be shipped. What is unfinished when the process ends waits for one that deploys the graph again.
@@ -162,7 +164,7 @@ class AgentRuntime(Client):
 
     async def _start(self, agent: Any, call: StartCall, *, tokens: bool, host: str | None) -> AgentHandle:
         call.check()
-        known = None if isinstance(agent, str) else deployable(agent)
+        known = deployable(agent) if not isinstance(agent, str) or is_place(agent) else None
         _check_host(host, [known])
         if known is not None:
             request = self._request_for(known, call)
@@ -309,12 +311,21 @@ class AgentRuntime(Client):
         deployment = (await self._call("show", execution_id=execution_id))["deployment"] or {}
         if deployment.get("kind") != GRAPH and not deployment.get("spec", {}).get("output_schema"):
             return None
-        if deployment.get("deployment_id") in self._deployed:
-            return self._deployed[deployment["deployment_id"]]
+        known = self._here(deployment)
+        if known is not None:
+            return known
         try:
             return load(DeploymentRow(**await self._call("code", execution_id=execution_id)))
         except AgentspanError:
             return None  # The output stays plain data.
+
+    def _here(self, deployment: Mapping[str, Any]) -> Any:
+        """What this process has deployed as this deployment; for what cannot be sent, also a later version of it."""
+        known = self._deployed.get(deployment["deployment_id"])
+        if known is None and deployment["source"] == "client":
+            name = deployment["spec"]["name"]
+            known = next((later for later in reversed(self._deployed.values()) if later.name == name), None)
+        return known
 
     # --- history
 
@@ -328,7 +339,7 @@ class AgentRuntime(Client):
         from agentspan.frameworks.langgraph.remote import history
         from agentspan.persistence.store import DeploymentRow
 
-        graph = self._deployed.get(deployment["deployment_id"])
+        graph = self._here(deployment)
         if graph is None:
             graph = load(DeploymentRow(**await self._call("code", execution_id=execution_id)))
 

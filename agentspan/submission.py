@@ -49,13 +49,17 @@ class StartCall:
 
 
 def deployable(agent: Any, types: tuple[type, ...] = ()) -> Any:
-    """What is deployed: the `Agent` itself, or the `Graph` around a LangGraph app.
+    """What is deployed: the `Agent` itself, or the `Graph` around a LangGraph app or around what a place names.
 
     Raises:
         ConfigurationError: It is neither.
     """
     if isinstance(agent, Agent):
         return agent
+    if is_place(agent):
+        from agentspan.frameworks.langgraph.graph import Graph
+
+        return Graph.of(agent, types=types)
     if any(name in sys.modules for name in ("langgraph", "langchain_core")):  # Else it cannot be a graph.
         from agentspan.frameworks.langgraph.graph import Graph, is_graph
 
@@ -67,6 +71,11 @@ def deployable(agent: Any, types: tuple[type, ...] = ()) -> Any:
         problem="An Agent, a LangGraph graph, or the name of a deployed one is needed, not a "
         f"{type(agent).__name__}: {agent!r:.80}"
     )
+
+
+def is_place(agent: Any) -> bool:
+    """Whether it says where a graph is, `"package.module:attribute"`. Names of agents have no colon."""
+    return isinstance(agent, str) and ":" in agent
 
 
 def warn_of_losses(agent: Any) -> None:
@@ -139,7 +148,9 @@ def check_change(execution_id: str, spec: Mapping[str, Any], state: Any, as_node
     whose = f"the graph of execution {execution_id!r}"
     if unknown:
         near = did_you_mean(unknown[0], fields)
-        raise ConfigurationError(problem=f"{unknown[0]!r} is no field of {whose}.{near} Its fields: {', '.join(fields)}.")
+        raise ConfigurationError(
+            problem=f"{unknown[0]!r} is no field of {whose}.{near} Its fields: {', '.join(fields)}."
+        )
     if as_node is not None and as_node not in nodes:
         near = did_you_mean(as_node, nodes)
         raise ConfigurationError(problem=f"{as_node!r} is no node of {whose}.{near} Its nodes: {', '.join(nodes)}.")

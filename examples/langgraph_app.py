@@ -3,8 +3,8 @@
     python examples/langgraph_app.py
     diff examples/langgraph_app.py examples/langgraph_app_durable.py     # one import and one call
 
-The agent looks up who gets the newsletter and mails each of them; the file `outbox` plays the mail provider. Set
-CHAT_MODEL (`openai:gpt-4o-mini`) to use a real model.
+Both need `langchain` beside AgentSpan. The agent looks up who gets the newsletter and mails each of them; the file `outbox`
+plays the mail provider. Set CHAT_MODEL (`openai:gpt-4o-mini`, with `langchain-openai`) to use a real model.
 """
 
 import os

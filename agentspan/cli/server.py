@@ -137,6 +137,7 @@ def status(
 def _info(here: Session) -> dict[str, Any]:
     """The server's facts, from its descriptor and the store."""
     from agentspan.cli.process import log_path
+    from agentspan.persistence.postgres_url import without_password
 
     descriptor = here.lease.read()
     is_up = descriptor is not None and (descriptor.embedded or _is_open(descriptor.address))

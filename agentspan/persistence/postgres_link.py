@@ -38,7 +38,7 @@ GROUP_MAX = 256
 """Pieces of work in one transaction."""
 TRIES_MAX = 8
 """How often a piece runs that meets other processes (deadlocks, two that create the same)."""
-GRACE_S = 5.0
+GRACE_MAX_S = 5.0
 """How much longer than the server a caller waits before the connection is cut."""
 
 _WRITE = "ISOLATION LEVEL READ COMMITTED, READ WRITE"
@@ -142,7 +142,7 @@ class _Worker:
     async def end(self) -> None:
         """Finish what is queued, then end the thread."""
         self.bell.put(None)
-        await asyncio.wait_for(self._ended, self._link.target.timeout_s + GRACE_S)
+        await asyncio.wait_for(self._ended, self._link.patience_s)
 
 
 class PostgresLink:
@@ -150,6 +150,7 @@ class PostgresLink:
 
     def __init__(self, target: PostgresTarget) -> None:
         self.target = target
+        self.patience_s = target.timeout_s + min(target.timeout_s, GRACE_MAX_S)
         self.loop = asyncio.get_running_loop()
         self.groups = 0
         """Write transactions begun; with group commit fewer than writes."""
@@ -213,7 +214,7 @@ class PostgresLink:
         return self.loop.create_future()
 
     async def _answer(self, job: Job[T], workers: Sequence[_Worker]) -> T:
-        alarm = self.loop.call_later(self.target.timeout_s + GRACE_S, self._overdue, job, workers)
+        alarm = self.loop.call_later(self.patience_s, self._overdue, job, workers)
         try:
             return await job.future
         finally:
@@ -283,7 +284,7 @@ class PostgresLink:
                 outcomes.failed(spoiled.job, spoiled.problem)
                 waiting = [job for job in waiting if job is not spoiled.job]
             except LostError as lost:
-                if lost.was_decided or was_lost:
+                if (lost.was_decided and mode is _WRITE) or was_lost:
                     _fail_all(waiting, session.unavailable(lost.problem), outcomes)
                     break
                 was_lost = True
@@ -296,12 +297,16 @@ class PostgresLink:
                 if problem.sqlstate not in _MEETINGS or tries >= TRIES_MAX:
                     _fail_all(waiting, session.unavailable(problem), outcomes)
                     break
-            except (StoreUnavailableError, ConfigurationError) as problem:
-                _fail_all(waiting, problem, outcomes)
+            except (StoreUnavailableError, ConfigurationError) as refusal:
+                # It worked when the store was opened, so whatever it is now may heal: callers are to try again.
+                failure: AgentspanError = refusal
+                if isinstance(refusal, ConfigurationError):
+                    failure = StoreUnavailableError(where=self.target.where, problem=str(refusal))
+                _fail_all(waiting, failure, outcomes)
                 break
-            except BaseException as problem:  # Handed to every caller; this thread must go on.
+            except BaseException as fault:  # Handed to every caller; this thread must go on.
                 session.drop()
-                _fail_all(waiting, problem, outcomes)
+                _fail_all(waiting, fault, outcomes)
                 break
         with contextlib.suppress(RuntimeError):  # The loop was closed: nobody waits for the answer.
             self.loop.call_soon_threadsafe(_settle, outcomes.told)
@@ -347,18 +352,18 @@ def _transact(session: PostgresSession, group: Sequence[Job[Any]], mode: str, ou
                 going.append(run)
             except StopIteration as stop:
                 results.append((run.job, stop.value))
-            except Exception as problem:
+            except Exception as refusal:
                 if run.wrote and not is_committed:
-                    raise _SpoiledError(run.job, problem) from None
-                refused.append((run.job, problem))
+                    raise _SpoiledError(run.job, refusal) from None
+                refused.append((run.job, refusal))
         assert not (ends and going), "who yields Last yields nothing more"
         runs, asks, skip = going, [], 0
     if is_begun and not is_committed:
         session.run([_COMMIT], committing=True)
     for job, result in results:
         outcomes.done(job, result)
-    for job, problem in refused:
-        outcomes.failed(job, problem)
+    for job, reason in refused:
+        outcomes.failed(job, reason)
     return []
 
 

@@ -22,8 +22,10 @@ _EXPIRED = (
     "(SELECT 1 FROM executions n WHERE n.unfinished AND n.session_from IS NOT NULL AND n.session_from = e.id) "
 )
 _FINISHED = sorted(rules.FINISHED)
-_TABLES = ("executions", "records", "snapshots", "pending", "inbox", "blobs", "blob_refs", "deployments", "threads")
-_TABLES += ("checkpoints", "thread_writes")
+_TABLES = (
+    *("executions", "records", "snapshots", "pending", "inbox", "blobs", "blob_refs", "deployments"),
+    *("current_deployments", "threads", "checkpoints", "thread_writes"),
+)
 
 
 def expired(finished_before: float, limit: int) -> Work[list[tuple[int, str]]]:

@@ -9,19 +9,22 @@ import asyncio
 import os
 import random
 import threading
+from collections import Counter
 from itertools import count
+from typing import Any
 
 import pytest
 
 from agentspan.errors import StaleEpochError
+from agentspan.frameworks.langgraph.graphtypes import serde_of
 from agentspan.persistence.memory import MemoryStore
-from agentspan.testing.crash import crash_at
+from agentspan.testing.crash import CrashPoint, crash_at
 from tests.support.graph_family import BY_NAME, FAMILY, Member
 from tests.support.graph_lives import GraphLife, graph_loop
 from tests.support.graph_runs import RUNS
 from tests.support.graph_stories import Story, Witnessed, against, faults_of, normal, stage
 
-SEEDS = [int(os.environ["GRAPH_SEED"])] if "GRAPH_SEED" in os.environ else list(range(3))
+SEEDS = [int(os.environ["GRAPH_SEED"])] if "GRAPH_SEED" in os.environ else list(range(2))
 LANDED = pytest.mark.parametrize("landed", [False, True], ids=["before it landed", "answer lost"])
 
 EVERYWHERE = [
@@ -97,6 +100,46 @@ async def test_a_graph_that_dies_in_the_middle_of_nodes_runs_no_finished_node_ag
         kills = dice.sample(runs, min(len(runs), dice.choice([1, 1, 2, 3])))
         story = await here.live(kill_at=kills)
         assert against(clean, story) == [], f"{member.name}, GRAPH_SEED={seed}: killed in runs {sorted(kills)}"
+
+
+FORKED = [
+    ("sequence", 1, {"topic": "changed", "log": ["fork"]}),
+    ("delta channel", 4, {"log": ["fork"]}),
+    ("nested that remembers", 2, {"log": ["fork"]}),
+    ("interrupt in a subgraph", 0, {"log": ["fork"]}),
+]
+
+
+@pytest.mark.parametrize(("name", "step", "values"), FORKED, ids=lambda value: str(value))
+async def test_a_fork_that_dies_at_any_call_ends_as_if_it_had_not(name: str, step: int, values: dict[str, Any]) -> None:
+    disk = MemoryStore()
+    async with stage(BY_NAME[name]) as here:
+        RUNS.reset()
+        origin = await here.start(disk)
+        story = await here.play(origin, Story([], Counter()))
+        kept = await left_behind(disk, origin)
+        changes = serde_of(origin.graph).dumps({"values": values, "as_node": None})
+        forked = {"forked_from": origin.execution_id, "forked_step": step, "forked_state": changes}
+
+        async def fork(*points: CrashPoint) -> Story:
+            RUNS.reset()
+            return await here.play(
+                await here.start(Witnessed(disk), forked=forked),  # type: ignore[arg-type]
+                Story([], Counter()),
+                points=points,
+            )
+
+        clean = await fork()
+        assert clean.faults == []
+        assert clean.counts.total() <= story.counts.total()
+        assert clean.results != story.results
+        for number in count():
+            point = crash_at(number // 2, landed=bool(number % 2))
+            again = await fork(point)
+            assert against(clean, again) == [], f"{name}, {point}: {again.calls[: number // 2 + 1]}"
+            if not point.fired:
+                break
+        assert await left_behind(disk, origin) == kept
 
 
 HAUNTED = [

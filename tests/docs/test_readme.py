@@ -106,7 +106,13 @@ def run(code: str, owner: Server, folder: Path) -> str:
 
 
 def test_each_program_has_a_test() -> None:
-    assert list(PROGRAMS) == ["AgentSpan", "Tools", "A person in the loop", "Where it runs"]
+    assert list(PROGRAMS) == [
+        "AgentSpan",
+        "Tools",
+        "Your LangGraph app, durable",
+        "A person in the loop",
+        "Where it runs",
+    ]
     assert sum(block.language == "python" for block in blocks()) == len(PROGRAMS)
 
 
@@ -145,6 +151,22 @@ def test_the_first_program_is_killed_and_resumes(model: ModelServer, tmp_path: P
 
 def test_the_tools_can_be_defined(server: Server, tmp_path: Path) -> None:
     assert run(PROGRAMS["Tools"], server, tmp_path) == ""
+
+
+def test_the_graph_asks_and_goes_on(server: Server, tmp_path: Path) -> None:
+    said = run(PROGRAMS["Your LangGraph app, durable"], server, tmp_path)
+    assert said.splitlines() == [
+        "started {'number': '8821'}",
+        "node_start look_up",
+        "node_end look_up",
+        "node_start refund",
+        "waiting Pay 129.00 back for order 8821?",
+        "decision ",
+        "node_start refund",
+        "node_end refund",
+        "done ",
+        "{'number': '8821', 'price': 129.0, 'paid_back': 129.0}",
+    ]
 
 
 def test_a_person_approves_the_refund(model: ModelServer, server: Server, tmp_path: Path) -> None:

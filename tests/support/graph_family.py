@@ -102,9 +102,7 @@ DECISIONS: dict[str, Any] = {
 }
 BATCHED = {
     "'to': 'kim'": say({"decisions": [DECISIONS["approve"], DECISIONS["reject"]]}),
-    "'to': 'max'": Answer(
-        {"decisions": [DECISIONS["edit"]]}, "approve", {"arguments": {"to": "max", "body": "new"}}
-    ),
+    "'to': 'max'": Answer({"decisions": [DECISIONS["edit"]]}, "approve", {"arguments": {"to": "max", "body": "new"}}),
 }
 PER_CALL = {
     "'to': 'kim'": Answer(DECISIONS["reject"], "reject", {"text": "not him"}),
@@ -160,7 +158,10 @@ FAMILY = [
     ),
     Member(name="interrupt in a subgraph", build=asking.in_a_subgraph, answers={"deep?": say(7)}, gates={"j": 1}),
     Member(
-        name="interrupt in a called graph", build=asking.in_a_called_graph, answers={"called?": say(7)}, gates={"end": 1}
+        name="interrupt in a called graph",
+        build=asking.in_a_called_graph,
+        answers={"called?": say(7)},
+        gates={"end": 1},
     ),
     Member(name="interrupts in a fan", build=asking.in_a_fan_of_graphs, answers=LETTERS, gates={"tell0": 1, "end": 3}),
     Member(

@@ -79,7 +79,9 @@ class GraphLife:
         """Store a signal, and tell a driver that is up."""
         self._signals += 1
         await self.store.send(
-            Signal(signal_id=f"s{self._signals}-{self.execution_id}", execution_id=self.execution_id, kind=kind, **fields)  # type: ignore[arg-type]
+            Signal(
+                signal_id=f"s{self._signals}-{self.execution_id}", execution_id=self.execution_id, kind=kind, **fields
+            )  # type: ignore[arg-type]
         )
         if self.driver is not None and self._run is not None and not self._run.done():
             self.driver.poke()

@@ -76,7 +76,7 @@ class Stage:
         results = await asyncio.wrap_future(self.loop.submit(bare(self.member, self.url)))
         return Story(results, RUNS.counts)
 
-    async def start(self, disk: Store, turn: int = 0) -> GraphLife:
+    async def start(self, disk: Store, turn: int = 0, forked: dict[str, Any] | None = None) -> GraphLife:
         """Accept one turn."""
         member = self.member
         session = {"session_id": "s"} if len(member.given) > 1 else {}
@@ -89,11 +89,14 @@ class Stage:
             self.loop,
             config=member.config or None,
             context=member.context,
+            forked=forked,
             **member.how,
             **session,
         )
 
-    async def live(self, disk: Store | None = None, *, points: Sequence[CrashPoint] = (), kill_at: Sequence[int] = ()) -> Story:
+    async def live(
+        self, disk: Store | None = None, *, points: Sequence[CrashPoint] = (), kill_at: Sequence[int] = ()
+    ) -> Story:
         """Run it durably to its end.
 
         Args:
@@ -102,19 +105,26 @@ class Stage:
             kill_at: Numbers of runs of nodes, counted over all lives of the last turn: in each the incarnation dies.
         """
         RUNS.reset(dict(self.member.gates))
-        disk = Witnessed(disk or MemoryStore())  # type: ignore[assignment]
+        witnessed = Witnessed(disk or MemoryStore())
         story = Story([], Counter())
-        for turn in range(len(self.member.given)):
-            life = await self.start(disk, turn)
-            is_last = turn == len(self.member.given) - 1
-            play = _Play(self, life, story, list(points) if is_last else [])
-            if is_last and kill_at:
-                play.kill_at(kill_at)
-            await play.to_the_end()
-            story.results.append(normal(await life.result()))
+        *turns, last = range(len(self.member.given))
+        for turn in turns:
+            await self.play(await self.start(witnessed, turn), story)  # type: ignore[arg-type]
+        life = await self.start(witnessed, last)  # type: ignore[arg-type]
+        return await self.play(life, story, points=points, kill_at=kill_at)
+
+    async def play(
+        self, life: GraphLife, story: Story, *, points: Sequence[CrashPoint] = (), kill_at: Sequence[int] = ()
+    ) -> Story:
+        """Let one execution come to its end, and add to the story how."""
+        play = _Play(self, life, story, list(points))
+        if kill_at:
+            play.kill_at(kill_at)
+        await play.to_the_end()
+        story.results.append(normal(await life.result()))
         story.counts = RUNS.counts
         story.events = await life.events()
-        story.faults += [*RUNS.faults, *await faults_of(life)]
+        story.faults = [*RUNS.faults, *await faults_of(life)]
         return story
 
     async def settled(self) -> None:
@@ -186,7 +196,7 @@ class _Play:
             RUNS.approvals += 1
 
     def kill_at(self, numbers: Sequence[int]) -> None:
-        """Die in the middle of these runs. The body stays where it is until its incarnation is gone, and then goes on."""
+        """Die in the middle of these runs of nodes. The body stays where it is until its incarnation is gone."""
         main, run, wanted = asyncio.get_running_loop(), self._life, set(numbers)
 
         def hook(number: int, label: str) -> None:
@@ -249,4 +259,3 @@ async def stage(member: Member) -> AsyncIterator[Stage]:
         url = stack.enter_context(ModelServer(member.script, by="conversation")).url if member.script else None
         async with graph_loop() as loop:
             yield Stage(member, loop, url)
-

@@ -93,9 +93,13 @@ def in_a_fan_of_graphs(saver: Any) -> Any:
     builder.add_node("tell", tell)
     builder.add_edge(START, "ask")
     builder.add_edge("ask", "tell")
+
+    def fan(state: Log) -> list[Send]:
+        return [Send("sub", {"topic": topic, "n": n}) for n, topic in enumerate("pqr")]
+
     outer = StateGraph(Log)
     outer.add_node("sub", builder.compile())
-    outer.add_conditional_edges(START, lambda state: [Send("sub", {"topic": t, "n": i}) for i, t in enumerate("pqr")], ["sub"])  # fmt: skip
+    outer.add_conditional_edges(START, fan, ["sub"])
     outer.add_node("end", node("end"))
     outer.add_edge("sub", "end")
     return outer.compile(checkpointer=saver)

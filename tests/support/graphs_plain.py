@@ -188,6 +188,9 @@ def fan_of_graphs(saver: Any) -> Any:
         RUNS.enter(f"x{state['n']}")
         return {"log": [state["topic"]]}
 
+    def fan(state: Log) -> list[Send]:
+        return [Send("sub", {"topic": topic, "n": n}) for n, topic in enumerate("pqr")]
+
     inner = StateGraph(Log, output_schema=Logged)
     inner.add_node("x", name_of)
     inner.add_node("y", sync_node("y"))
@@ -195,7 +198,7 @@ def fan_of_graphs(saver: Any) -> Any:
     inner.add_edge("x", "y")
     builder = StateGraph(Log)
     builder.add_node("sub", inner.compile())
-    builder.add_conditional_edges(START, lambda state: [Send("sub", {"topic": t, "n": i}) for i, t in enumerate("pqr")], ["sub"])  # fmt: skip
+    builder.add_conditional_edges(START, fan, ["sub"])
     builder.add_edge("sub", END)
     return builder.compile(checkpointer=saver)
 

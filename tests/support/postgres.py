@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import itertools
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -185,5 +186,13 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port below those that the kernel gives to outgoing connections: while the server is down, a client that tries to
+    reach it must not be given the very port (TCP then connects it to itself, and the server cannot start)."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port

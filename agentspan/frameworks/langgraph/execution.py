@@ -14,6 +14,7 @@ from langgraph.checkpoint.base import copy_checkpoint
 from agentspan.engine import records as r
 from agentspan.frameworks.langgraph.saver import AgentSpanSaver
 from agentspan.frameworks.langgraph.serde import StateSerde
+from agentspan.frameworks.langgraph.steps import settled
 from agentspan.frameworks.langgraph.telling import Teller
 from agentspan.persistence.threads import CheckpointRow, ThreadStore, ThreadWrite, WriteRow, joined
 
@@ -92,7 +93,7 @@ class ExecutionPort:
 
     async def _read(self, last: Future[None] | None, call: Callable[[ThreadStore], Awaitable[T]]) -> T:
         if last is not None and not last.done():
-            await asyncio.wrap_future(self._report())
+            await settled(self._report())
         return await call(self._store)
 
     def told_within(self, seconds: float) -> None:
@@ -110,7 +111,7 @@ class ExecutionPort:
             self._flush()
             last = self._last
         if last is not None:
-            await asyncio.wrap_future(last)
+            await settled(last)  # Not `wrap_future`, which would cancel what is on its way with its waiter.
         if self.failure is not None:
             raise self.failure
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import uvloop
+
+from agentspan.frameworks.langgraph.threads import DaemonThreads
 
 T = TypeVar("T")
 
@@ -21,7 +23,8 @@ class GraphLoop:
 
     def __init__(self) -> None:
         self._loop = uvloop.new_event_loop()
-        self._loop.set_default_executor(ThreadPoolExecutor(SYNC_NODES_MAX, thread_name_prefix="node"))
+        self._threads = DaemonThreads(SYNC_NODES_MAX, name="node")
+        self._loop.set_default_executor(self._threads)
         self._thread = threading.Thread(target=self._loop.run_forever, name="graphs", daemon=True)
         self._thread.start()
 
@@ -31,4 +34,5 @@ class GraphLoop:
 
     def close(self) -> None:
         """End the loop; what runs on it is abandoned."""
+        self._threads.shutdown()
         self._loop.call_soon_threadsafe(self._loop.stop)

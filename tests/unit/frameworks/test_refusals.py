@@ -13,7 +13,7 @@ from langgraph.store.memory import InMemoryStore
 from agentspan.errors import ConfigurationError
 from agentspan.frameworks.langgraph.graph import Graph
 from agentspan.persistence.memory import MemoryStore
-from agentspan.submission import StartCall, check_change, graph_request, warn_of_losses
+from agentspan.submission import StartCall, check_change, deployable, graph_request, warn_of_losses
 from tests.support.graph_lives import graph_loop, started
 
 
@@ -42,6 +42,12 @@ def press(**compiled: Any) -> Any:
 def request(**call: Any) -> dict[str, Any]:
     graph = Graph.of(press())
     return graph_request(graph.name, graph.spec(), graph, StartCall(prompt={}, **call))
+
+
+def test_a_graph_can_be_given_by_its_place() -> None:
+    assert deployable(f"{__name__}:press").spec() == Graph.of(press()).spec()
+    with pytest.raises(ConfigurationError, match="names no graph"):
+        deployable(f"{__name__}:nothing")
 
 
 @pytest.mark.parametrize("argument", ["interrupt_before", "interrupt_after"])
