@@ -33,6 +33,7 @@ from agentspan.actors.stay import SupervisionSettings
 from agentspan.actors.supervision import Supervision
 from agentspan.config import NAMESPACE
 from agentspan.persistence.opening import open_store
+from agentspan.persistence.postgres_url import without_password
 
 log = logging.getLogger("agentspan.supervisor")
 
@@ -205,7 +206,7 @@ class SupervisorActor:
         await supervision.start()
         self._bell = await listen(Path(config.host.key_path).parent, supervision.ring)
         key = Path(config.host.key_path).read_bytes()
-        return Desk(store, supervision, key=key, where=config.host.store_url)
+        return Desk(store, supervision, key=key, where=without_password(config.host.store_url))
 
     async def call(self, verb: str, args: dict[str, Any]) -> dict[str, Any]:
         return await (await asyncio.shield(self._desk)).call(verb, args)

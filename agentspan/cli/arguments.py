@@ -13,7 +13,10 @@ ExecutionId = Annotated[
     str, typer.Argument(metavar="ID", help="The execution: its ID, or the first characters of it.", show_default=False)
 ]
 CallId = Annotated[
-    str | None, typer.Option("--call", metavar="CALL", help="Which waiting call; needed when several wait.")
+    str | None,
+    typer.Option(
+        "--call", metavar="CALL", help="Which waiting call: its ID, or the start of it; needed when several wait."
+    ),
 ]
 By = Annotated[
     str | None, typer.Option("--by", metavar="NAME", help="Who decides, for the record. Default: the login name.")
@@ -39,14 +42,19 @@ def value_of(text: str) -> Any:
         return text
 
 
+def json_of(text: str, option: str) -> Any:
+    """The JSON value of an option."""
+    try:
+        return json.loads(text)
+    except ValueError as problem:
+        raise typer.BadParameter(f"{option} is not JSON: {problem}") from None
+
+
 def arguments_of(text: str | None) -> dict[str, Any] | None:
     """The JSON object of `--args`."""
     if text is None:
         return None
-    try:
-        value = json.loads(text)
-    except ValueError as problem:
-        raise typer.BadParameter(f"--args is not JSON: {problem}") from None
+    value = json_of(text, "--args")
     if not isinstance(value, dict):
         raise typer.BadParameter("--args has to be a JSON object, as in '{\"amount\": 40}'.")
     return value

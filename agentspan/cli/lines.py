@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from agentspan.agents.events import AgentEvent, EventType
-from agentspan.cli.arguments import short_id
+from agentspan.cli.asks import ask_words, decide_with, short_call, subject
 from agentspan.cli.text import STATUS_STYLES, call_text, one_line
 
 LINE_CHARS = 2000
@@ -27,6 +27,9 @@ _LOOKS: dict[str, _Look] = {
     EventType.SIGNAL: ("!", "magenta"),
     EventType.GUARDRAIL_PASS: ("✓", "green"),
     EventType.GUARDRAIL_FAIL: ("✗", "red"),
+    EventType.NODE_START: ("┌", "cyan"),
+    EventType.NODE_END: ("└", "cyan"),
+    EventType.CUSTOM: ("·", "bright_black"),
     EventType.ERROR: ("✗", "red"),
     EventType.RECOVERED: ("↻", "bold magenta"),
     EventType.DONE: ("■", "bold"),
@@ -40,6 +43,8 @@ def event_line(event: AgentEvent) -> Text:
     line = Text.assemble((at, "bright_black"), "  ", (sign, style), " ", (f"{event.type!s:<11}", style), " ")
     if event.agent_path:
         line.append(f"[{event.agent_path}] ", "bright_black")
+    # What happens inside a sub-graph is moved in, as far as it is deep.
+    line.append("  " * len(event.data.get("ns") or ()))
     tell = _TELL.get(str(event.type), _plain)
     line.append_text(tell(event))
     return line
@@ -70,14 +75,28 @@ def _handoff(event: AgentEvent) -> Text:
     return Text(f"to {event.target}")
 
 
+def _node_start(event: AgentEvent) -> Text:
+    return Text(str(event.data.get("node")))
+
+
+def _node_end(event: AgentEvent) -> Text:
+    told, error = Text(str(event.data.get("node"))), event.data.get("error")
+    return told if error is None else told.append(f": {one_line(error, LINE_CHARS)}", "red")
+
+
+def _custom(event: AgentEvent) -> Text:
+    return Text(one_line(event.data.get("value"), LINE_CHARS), style="bright_black")
+
+
 def _waiting(event: AgentEvent) -> Text:
-    ask = str(event.data.get("ask", "decision"))
+    ask, verdicts = str(event.data.get("ask", "decision")), event.data.get("verdicts", ())
+    call = short_call(event.call_id or "") if event.data.get("asks", 1) > 1 else None
     # The command comes before what may be long, so that a narrow terminal does not cut it.
-    told = Text(f"for {ask_words(ask)}", style="yellow")
-    told.append(f" (agent-span {how_to_decide(ask, short_id(event.execution_id))}): ", "bright_black")
-    return told.append(
-        one_line(event.content or call_text(event.tool_name, event.args, LINE_CHARS), LINE_CHARS), "default"
-    )
+    told = Text(f"for {ask_words(ask, verdicts)}", style="yellow")
+    command = f"agent-span {decide_with(event.execution_id, ask, verdicts, call)}"
+    told.append(f" ({command}): ", "bright_black")
+    row = {"tool": event.tool_name, "arguments": event.args, "question": event.content, "ask": ask}
+    return told.append(subject(row, LINE_CHARS), "default")
 
 
 def _decision(event: AgentEvent) -> Text:
@@ -116,29 +135,15 @@ _TELL: dict[str, Callable[[AgentEvent], Text]] = {
     EventType.TOOL_CALL: _call,
     EventType.TOOL_RESULT: _result,
     EventType.HANDOFF: _handoff,
+    EventType.NODE_START: _node_start,
+    EventType.NODE_END: _node_end,
+    EventType.CUSTOM: _custom,
     EventType.WAITING: _waiting,
     EventType.DECISION: _decision,
     EventType.SIGNAL: _signal,
     EventType.ERROR: _error,
     EventType.DONE: _done,
 }
-
-
-def ask_words(ask: str) -> str:
-    """What a waiting call waits for."""
-    known = {
-        "approval": "approval",
-        "question": "an answer",
-        "message": "a message",
-        "crash": "a decision after a crash",
-    }
-    return known.get(ask, ask)
-
-
-def how_to_decide(ask: str, short: str) -> str:
-    """The command that lets a waiting call go on."""
-    known: dict[str, str] = {"question": f"respond {short} ANSWER", "message": f"send {short} MESSAGE"}
-    return known.get(ask, f"approve {short}")
 
 
 def verdict_words(verdict: str) -> str:
@@ -177,10 +182,56 @@ def _step_decided(step: dict[str, Any]) -> Text:
 
 def _step_recovered(step: dict[str, Any]) -> Text:
     lost = ", ".join(f"{call['name']} (attempt {call['attempt']}: {call['action']})" for call in step.get("calls", ()))
-    in_flight = lost or ("model call" if step.get("models") else "")
+    in_flight = lost or ("model call" if step.get("models") else "graph" if step.get("graphs") else "")
     return Text(
         f"after a crash, as epoch {step['epoch']}" + (f"; in flight: {in_flight}" if in_flight else ""), "magenta"
     )
+
+
+def _step_started(step: dict[str, Any]) -> Text:
+    origin = f"goes on from {step['forked_from']}: " if step.get("forked_from") else ""
+    return Text(f"{origin}{one_line(step['prompt'], 120)}")
+
+
+def _step_graph(step: dict[str, Any]) -> Text:
+    """What happened in the graph, in order: nodes, and how often anything else."""
+    told = Text()
+    for count, item in _counted(step["told"]):
+        told.append(", " if told else "")
+        data = item.get("data", {})
+        match item["type"]:
+            case "node_start":
+                told.append(f"{data['node']} began")
+            case "node_end":
+                told.append(f"{data['node']} failed" if "error" in data else f"{data['node']} ended")
+            case "tool_call" | "tool_result":
+                sign = "→" if item["type"] == "tool_call" else "←"
+                told.append(f"{sign} {item.get('tool_name')}", "blue")
+            case kind:
+                told.append(kind, "bright_black")
+        told.append(f" ×{count}" if count > 1 else "")
+    return told
+
+
+def _counted(items: Any) -> list[tuple[int, Any]]:
+    """Neighbours that say the same, but for where, as one."""
+    found: list[tuple[int, Any]] = []
+    for item in items:
+        if found and _likeness(found[-1][1]) == _likeness(item):
+            found[-1] = (found[-1][0] + 1, found[-1][1])
+        else:
+            found.append((1, item))
+    return found
+
+
+def _likeness(item: Any) -> tuple[Any, ...]:
+    data = item.get("data", {})
+    return item["type"], data.get("node"), "error" in data, item.get("tool_name")
+
+
+def _step_graph_waits(step: dict[str, Any]) -> Text:
+    asks = [{**ask, "tool": ask["name"], "question": ask.get("question", "")} for ask in step["asks"]]
+    return Text(one_line("; ".join(subject({"arguments": None, **ask}) for ask in asks), 120), style="yellow")
 
 
 def _step_finished(step: dict[str, Any]) -> Text:
@@ -189,7 +240,7 @@ def _step_finished(step: dict[str, Any]) -> Text:
 
 
 _STEPS: dict[str, Callable[[dict[str, Any]], Text]] = {
-    "started": lambda step: Text(one_line(step["prompt"], 120)),
+    "started": _step_started,
     "session": lambda step: Text(f"{len(step['messages'])} messages of the session's last execution"),
     "recovered": _step_recovered,
     "model": _step_model,
@@ -200,6 +251,12 @@ _STEPS: dict[str, Callable[[dict[str, Any]], Text]] = {
     "message": lambda step: Text(one_line(step["message"], 120)),
     "delivered": lambda step: Text(f"{step['name']} ← {len(step['messages'])} messages"),
     "control": lambda step: Text(f"{step['command']} {one_line(step.get('text', ''), 120)}".strip()),
+    "forked": lambda step: Text("the state it goes on from"),
+    "graph": _step_graph,
+    "graph_waits": _step_graph_waits,
+    "graph_held": lambda step: Text("at a step border"),
+    "graph_ended": lambda step: Text(one_line(step.get("output"), 120)),
+    "graph_failed": _step_failure,
     "stop_checked": lambda step: Text("stop" if step["stop"] else "go on"),
     "finished": _step_finished,
 }

@@ -1,8 +1,9 @@
-"""Finding the agent that a command line names: `package.module:attribute` or `path/to/file.py:attribute`."""
+"""Finding the agent or graph that a command line names: `package.module:attribute` or `path/to/file.py:attribute`."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import traceback
 from pathlib import Path
@@ -20,7 +21,8 @@ def is_reference(text: str) -> bool:
 def load_agent(reference: str) -> Any:
     """Import the module and return the object.
 
-    Without an attribute, the module's only agent. A file is imported under its own name with its folder on the path, as
+    Without an attribute, the module's only agent or graph. For a function, which may make a graph where it is needed, its
+    place, `module:function`. A file is imported under its own name with its folder on the path, as
     when Python runs it as a script, so that the modules beside it are found.
 
     Raises:
@@ -35,7 +37,7 @@ def load_agent(reference: str) -> Any:
         if not hasattr(found, part):
             raise ConfigurationError(problem=f"{place} has no {attribute!r}. {_offer(module)}")
         found = getattr(found, part)
-    return found
+    return f"{module.__name__}:{attribute}" if inspect.isfunction(found) else found
 
 
 def _import(place: str) -> ModuleType:
@@ -81,17 +83,30 @@ def _agents(module: ModuleType) -> dict[str, Any]:
     from agentspan.agents.agent import Agent
 
     return {
-        name: value for name, value in vars(module).items() if isinstance(value, Agent) and not name.startswith("_")
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and (isinstance(value, Agent) or _is_compiled_graph(value))
     }
+
+
+def _is_compiled_graph(value: Any) -> bool:
+    """Whether it is a graph that can be run. What it is made of (models, prompts, the builder) is not meant."""
+    pregel = sys.modules.get("langgraph.pregel")
+    if pregel is None:
+        return False  # Whoever has a graph has imported langgraph.
+    if isinstance(value, pregel.Pregel):
+        return True
+    bound = getattr(value, "bound", None)
+    return isinstance(bound, pregel.Pregel)
 
 
 def _only_agent(module: ModuleType, place: str) -> Any:
     found = _agents(module)
     if len({id(agent) for agent in found.values()}) == 1:
         return next(iter(found.values()))
-    raise ConfigurationError(problem=f"Say which agent of {place}: {place}:ATTRIBUTE. {_offer(module)}")
+    raise ConfigurationError(problem=f"Say what of {place} is meant: {place}:ATTRIBUTE. {_offer(module)}")
 
 
 def _offer(module: ModuleType) -> str:
     names = sorted(_agents(module))
-    return f"Its agents: {', '.join(names)}." if names else "It has no agents at its top level."
+    return f"Its agents: {', '.join(names)}." if names else "It has no agents or graphs at its top level."

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from agentspan import __version__
-from agentspan.cli import doctor, following, reading, running, server, steering
+from agentspan.cli import doctor, following, history, reading, running, server, steering
 from agentspan.cli.arguments import Json
 from agentspan.cli.exits import ExitCode, exit_code
 from agentspan.cli.output import Output, answers
@@ -105,11 +105,13 @@ _OPERATE = "Operate"
 _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("run", _RUN, running.run),
     ("deploy", _RUN, running.deploy),
+    ("fork", _RUN, history.fork),
     ("agents", _RUN, reading.agents),
     ("list", _WATCH, reading.list_executions),
     ("show", _WATCH, reading.show),
     ("stream", _WATCH, following.stream),
     ("result", _WATCH, following.result),
+    ("history", _WATCH, history.history),
     ("pending", _WATCH, reading.pending),
     ("approve", _DECIDE, steering.approve),
     ("reject", _DECIDE, steering.reject),

@@ -56,7 +56,7 @@ class Output:
 
     def document(self, value: Any) -> None:
         """The answer as one JSON document."""
-        print(json.dumps(value, indent=2, ensure_ascii=False, default=str), file=answers(), flush=True)
+        print(json.dumps(value, indent=2, ensure_ascii=False, default=_told), file=answers(), flush=True)
 
     def line(self, value: Any) -> None:
         """A part of the answer as one line of JSON."""
@@ -88,6 +88,11 @@ class Output:
 
             one_line = " ".join(message.split())
             self.notes.print(Text.assemble(("Error: ", "bold red"), one_line), soft_wrap=True)
+
+
+def _told(value: Any) -> str:
+    """What has no JSON form, as text; a graph's encoded state is for its own code only."""
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
 
 
 def _console(stream: TextIO) -> Console:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -61,6 +62,9 @@ def _statuses(given: list[str] | None) -> list[str] | None:
 def show(
     execution_id: ExecutionId,
     steps: Annotated[int, typer.Option("--steps", min=0, max=200, help="How many of the last steps to show.")] = 40,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Show the graph as a Mermaid drawing, and how far its nodes are.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show all about one execution.
@@ -70,6 +74,9 @@ def show(
     output = Output(json=json)
     with session() as here:
         shown = here.ask("show", execution_id=here.find(execution_id))
+        if graph:
+            _show_graph(output, shown, here)
+            return
     shown["steps"] = shown["steps"][-steps:] if steps else []
     if output.json:
         output.document(shown)
@@ -77,6 +84,29 @@ def show(
     from agentspan.cli import views
 
     output.print(views.execution(shown, steps=steps))
+
+
+def _show_graph(output: Output, shown: dict[str, Any], here: Session) -> None:
+    from agentspan.cli import graphs
+
+    nodes = graphs.nodes_of(events_of(here, shown["execution_id"]), shown["status"])
+    drawing = graphs.drawing_of(shown, nodes)
+    if output.json:
+        output.document({"execution_id": shown["execution_id"], "status": shown["status"], **drawing})
+        return
+    output.console.print(drawing["mermaid"], markup=False, soft_wrap=True)
+    output.print(graphs.table(drawing["nodes"]))
+
+
+def events_of(here: Session, execution_id: str) -> Iterator[dict[str, Any]]:
+    """The events told so far, as plain data."""
+    after = 0
+    while True:
+        page = here.ask("events", execution_id=execution_id, after=after, timeout_s=0.0)
+        yield from page["events"]
+        if page["next"] <= after:
+            return
+        after = page["next"]
 
 
 def pending(json: Json = False) -> None:

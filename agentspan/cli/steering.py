@@ -153,7 +153,7 @@ def _decide(
             full,
             kind,
             by=by,
-            call_id=call_id or waiting.get("call_id"),
+            call_id=waiting.get("call_id") or call_id,
             # What is shown below is what is decided on, even if the call changed in between (P6).
             arguments_hash=shown or waiting.get("arguments_hash"),
             **fields,
@@ -177,9 +177,11 @@ def _report_decision(output: Output, execution_id: str, sent: dict[str, Any], wa
 
 
 def _waiting(here: Session, execution_id: str, call_id: str | None) -> dict[str, Any] | None:
-    """The call a decision is for; None where the store will say what is wrong."""
+    """The call a decision is for, by its ID or the start of it; None where the store will say what is wrong."""
     calls = here.ask("show", execution_id=execution_id)["pending_calls"]
-    fitting = [one for one in calls if one["ask"] != "message" and call_id in (None, one["call_id"])]
+    fitting = [one for one in calls if one["ask"] != "message" and one["call_id"].startswith(call_id or "")]
+    exact = [one for one in fitting if one["call_id"] == call_id]
+    fitting = exact or fitting
     return fitting[0] if len(fitting) == 1 else None
 
 

@@ -45,6 +45,25 @@ def call_text(name: str | None, arguments: Any, limit: int = VALUE_CHARS) -> str
     return one_line(f"{name}({inner})", limit)
 
 
+def state_text(values: Any, limit: int = VALUE_CHARS) -> str:
+    """The values of a state in a few words: of a conversation its length and its last message."""
+    if not isinstance(values, dict):
+        return one_line(values, limit)
+    told = []
+    for name, value in values.items():
+        if isinstance(value, list) and value and isinstance(value[-1], dict) and "content" in value[-1]:
+            told.append(f"{name}: {plural(len(value), 'message')}, last {_message_text(value[-1])!r}")
+        elif value not in ({}, []):
+            told.append(f"{name}: {one_line(value, 60)}")
+    return one_line(", ".join(told), limit)
+
+
+def _message_text(message: dict[str, Any]) -> str:
+    calls = message.get("tool_calls") or ()
+    names = ", ".join(str(call.get("name") or call.get("function", {}).get("name")) for call in calls)
+    return one_line(message["content"], 40) if message["content"] else f"→ {names}" if names else ""
+
+
 def block(value: Any) -> str:
     """A value over as many lines as it takes."""
     return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=str)

@@ -12,8 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from agentspan.cli.arguments import short_id
-from agentspan.cli.lines import ask_words, how_to_decide, step_text
-from agentspan.cli.text import call_text, instant, one_line, plural, rough_span, size_text, span, status_text, when
+from agentspan.cli.asks import ask_words, decide_with, short_call, subject
+from agentspan.cli.lines import step_text
+from agentspan.cli.text import (
+    block,
+    instant,
+    one_line,
+    plural,
+    rough_span,
+    size_text,
+    span,
+    state_text,
+    status_text,
+    when,
+)
 
 Row = dict[str, Any]
 KEPT_WIDTHS = {"ID": 11, "CALL": 8, "STATUS": 9, "AGENT": 12}
@@ -151,31 +163,60 @@ def timeline(shown: Row, steps: int) -> RenderableType:
 
 
 def pending(rows: Sequence[Row], *, with_id: bool = True) -> RenderableType:
-    """Calls that wait for a person."""
+    """Calls that wait, and the command that decides each."""
     columns = ("CALL", "WAITS FOR", "SINCE", "WHAT", "DECIDE WITH")
     table = _table(*(("ID", *columns) if with_id else columns))
-    table.columns[-2].no_wrap = False
+    table.columns[-2].no_wrap = table.columns[-1].no_wrap = False
+    table.columns[-1].overflow = "fold"
+    calls: dict[str, list[str]] = {}
     for row in rows:
-        short = short_id(row["execution_id"])
-        what = call_text(row["tool"], row["arguments"])
-        if row["question"]:
-            what = one_line(row["question"])
-        cells = [row["call_id"], ask_words(row["ask"]), _ago(row["asked_at"]), what, how_to_decide(row["ask"], short)]
-        table.add_row(*([short, *cells] if with_id else cells))
+        if row["ask"] != "message":  # Those take no decision, so they need not be told apart.
+            calls.setdefault(row["execution_id"], []).append(row["call_id"])
+    for row in rows:
+        others = calls.get(row["execution_id"], [])
+        call, verdicts = short_call(row["call_id"], others), row["verdicts"]
+        command = decide_with(row["execution_id"], row["ask"], verdicts, call if len(others) > 1 else None)
+        cells = [call, ask_words(row["ask"], verdicts), _ago(row["asked_at"]), subject(row), command]
+        table.add_row(*([short_id(row["execution_id"]), *cells] if with_id else cells))
     return table
+
+
+def history(states: Sequence[Row]) -> RenderableType:
+    """The states an execution went through."""
+    table = _table("STEP", "AT", "MADE BY", "NEXT", "STATE")
+    table.columns[0].justify = "right"
+    for row in states:
+        following = ", ".join(row["next"]) if row["next"] else Text("the end", style="bright_black")
+        table.add_row(str(row["step"]), when(row["at"])[-8:], row["source"], following, state_text(row["values"]))
+    return table
+
+
+def state(row: Row) -> RenderableType:
+    """One state, all of it."""
+    head = facts(
+        (
+            ("Step", row["step"]),
+            ("At", when(row["at"])),
+            ("Made by", row["source"]),
+            ("Next", ", ".join(row["next"]) or "the end"),
+            ("Checkpoint", row["checkpoint_id"]),
+        )
+    )
+    return Group(head, Text(), Text(block(row["values"])))
 
 
 def deployments(rows: Sequence[Row]) -> RenderableType:
     """The current version of every agent."""
-    table = _table("AGENT", "VERSION", "MODEL", "TOOLS", "DEPLOYED", "CODE")
+    table = _table("AGENT", "VERSION", "MODEL", "PARTS", "DEPLOYED", "CODE")
     for row in rows:
         spec = row["spec"] or {}
-        tools = spec.get("tools") or ()
+        is_graph = row["kind"] == "langgraph"
+        parts = plural(len(spec["nodes"]), "node") if is_graph else plural(len(spec.get("tools") or ()), "tool")
         table.add_row(
             row["agent"],
             row["deployment_id"][:8],
-            one_line(str(spec.get("model", "")), 22),
-            str(len(tools)),
+            "a graph" if is_graph else one_line(str(spec.get("model", "")), 22),
+            parts,
             _ago(row["created_at"]),
             row["reference"] or f"by value ({row['python']})",
         )
@@ -186,8 +227,6 @@ def result(plain: Row) -> RenderableType:
     """What an execution came to: the output first, then a line of facts."""
     told: list[RenderableType] = []
     if plain["output"] is not None:
-        from agentspan.cli.text import block
-
         told.append(Text(block(plain["output"])))
     if plain["error"]:
         told.append(Text(plain["error"], style="red"))

@@ -3,6 +3,8 @@
 Events are not stored: they are read off the journal, so they cost nothing to write and cannot disagree with it. Each
 record tells a fixed number of events, a function of the record alone; numbering them in order gives the gap-free
 sequence that readers resume from (P10). Therefore the number of events a stored record tells must never change.
+
+The `data` of a `waiting` event has `asks`, how many calls began to wait with it, and `verdicts` where a graph asks.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ def _recovered(record: r.Recovered) -> list[Fields]:
             "data": {"epoch": record.epoch, "calls": lost, "models": [*record.models, *record.graphs]},
         }
     ]
+    asks = sum(call.action == "ask" for call in record.calls)
     for call in record.calls:
         where = {"tool_name": call.name, "call_id": call.call_id, "attempt": call.attempt, "agent_path": call.path}
         if call.action == "ask":
@@ -58,7 +61,7 @@ def _recovered(record: r.Recovered) -> list[Fields]:
                     "type": EventType.WAITING,
                     **where,
                     "args": call.arguments,
-                    "data": {"ask": "crash", "arguments_hash": call.arguments_hash},
+                    "data": {"ask": "crash", "arguments_hash": call.arguments_hash, "asks": asks},
                 }
             )
         elif call.action == "fail":
@@ -73,13 +76,14 @@ def _model(record: r.ModelAnswered) -> list[Fields]:
         told.append({"type": EventType.THINKING, "content": record.thinking, "agent_path": path})
     if record.text:
         told.append({"type": EventType.MESSAGE, "content": record.text, "agent_path": path})
+    asks = sum(call.ask is not None and call.error is None for call in record.calls)
     for call in record.calls:
         where = {"tool_name": call.name, "call_id": call.call_id, "agent_path": path}
         told.append({"type": EventType.TOOL_CALL, **where, "args": call.arguments})
         if call.error is not None:
             told.append({"type": EventType.TOOL_RESULT, **where, "data": {"error": call.error}})
         elif call.ask is not None:
-            data = {"ask": call.ask, "arguments_hash": call.arguments_hash}
+            data = {"ask": call.ask, "arguments_hash": call.arguments_hash, "asks": asks}
             told.append(
                 {
                     "type": EventType.WAITING,
@@ -184,7 +188,12 @@ def _graph_waits(record: r.GraphWaits) -> list[Fields]:
             "agent_path": record.path,
             "args": ask.arguments,
             "content": ask.question or None,
-            "data": {"ask": ask.ask, "arguments_hash": ask.arguments_hash, "verdicts": verdicts(ask)},
+            "data": {
+                "ask": ask.ask,
+                "arguments_hash": ask.arguments_hash,
+                "asks": len(record.asks),
+                "verdicts": verdicts(ask),
+            },
         }
         for ask in record.asks
     ]

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from agentspan.errors import StoreUnavailableError
 from agentspan.frameworks.langgraph.desk import Desk, Opening
+from agentspan.persistence.postgres_url import without_password
 from agentspan.persistence.threads import ThreadStore, ThreadWrite
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class StoreThreads:
 
     def __init__(self, store: str | Path | Opening) -> None:
         self._opening = store if callable(store) else _opening(store)
-        self._where = "a store" if callable(store) else str(store)
+        self._where = "a store" if callable(store) else without_password(str(store))
         self._lock = threading.Lock()
         self._desk: Desk | None = None
         self._closed = False

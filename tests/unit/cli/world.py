@@ -15,6 +15,7 @@ from agentspan.agents import Agent, tool
 from agentspan.config import Settings
 from agentspan.persistence.opening import open_store
 from agentspan.persistence.store import DeploymentRow, NewExecution, Store
+from agentspan.submission import StartCall, graph_request
 from agentspan.testing import ScriptedModel, call, calls, fail, say
 
 
@@ -64,6 +65,15 @@ AGENTS = {
 }
 
 
+def deployed(name: str) -> Any:
+    """The agent or graph that a world knows by this name. Graphs are made where they are needed: langgraph takes a second."""
+    if name in AGENTS:
+        return AGENTS[name]
+    from tests.unit.cli import graphs
+
+    return graphs.graph(name)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a command said."""
@@ -90,16 +100,17 @@ class Answer:
 Command = Callable[..., Answer]
 
 
-def deployment(agent: Agent) -> DeploymentRow:
+def deployment(agent: Any) -> DeploymentRow:
+    is_agent = isinstance(agent, Agent)
     return DeploymentRow(
         deployment_id=f"v-{agent.name}",
         agent=agent.name,
-        kind="agent",
+        kind="agent" if is_agent else "langgraph",
         source="reference",
         reference=f"shop.agents:{agent.name}",
         code=None,
         signature="",
-        spec=asdict(agent.spec()),
+        spec=asdict(agent.spec()) if is_agent else agent.spec(),
         python="3.11",
         created_at=1.0,
     )
@@ -114,7 +125,7 @@ class World:
         self.settings.key_path.write_bytes(bytes(32))
         self.settings.key_path.chmod(0o600)
 
-    def create(self, agent: str, *, prompt: str = "Hello", number: int = 1) -> str:
+    def create(self, agent: str, *, prompt: Any = "Hello", number: int = 1) -> str:
         """A queued execution."""
         return self.ask(lambda store: self.add(store, agent, prompt, f"ex-{number:020x}"))
 
@@ -122,7 +133,7 @@ class World:
         """Run one incarnation to its end (or until it hibernates)."""
         return self.ask(lambda store: self.run(store, execution_id))
 
-    def started(self, agent: str, *, prompt: str = "Hello", number: int = 1) -> str:
+    def started(self, agent: str, *, prompt: Any = "Hello", number: int = 1) -> str:
         """An execution that has got as far as it can by itself."""
         return self.play(self.create(agent, prompt=prompt, number=number))
 
@@ -138,15 +149,20 @@ class World:
 
         return asyncio.run(with_store())
 
-    async def add(self, store: Store, agent: str, prompt: str, execution_id: str, **more: Any) -> str:
-        await store.save_deployment(deployment(AGENTS[agent]))
+    async def add(self, store: Store, agent: str, prompt: Any, execution_id: str, **more: Any) -> str:
+        known = deployed(agent)
+        await store.save_deployment(deployment(known))
+        begin = {"agent": agent, "prompt": prompt, "at": 1_750_000_000.0, **more.pop("started", {})}
+        if not isinstance(known, Agent) and "graph" not in begin:
+            request = graph_request(agent, known.spec(), known, StartCall(prompt=prompt))
+            begin |= {"prompt": request["prompt"], "graph": request["graph"]}
         created = await store.create(
             NewExecution(
                 execution_id=execution_id,
                 request_id=execution_id,
                 agent=agent,
                 deployment_id=f"v-{agent}",
-                started={"agent": agent, "prompt": prompt, "at": 1_750_000_000.0},
+                started=begin,
                 created_at=1_750_000_000.0 + int(execution_id[3:], 16),
                 **more,
             )
@@ -157,7 +173,7 @@ class World:
         config = HostConfig(
             store_url=self.settings.store_url, key_path=str(self.settings.key_path), hibernate_after_s=0.0
         )
-        residence = Residence(config, unpack=lambda row, _: AGENTS[row.agent], actor_name=execution_id, node="n1")
+        residence = Residence(config, unpack=lambda row, _: deployed(row.agent), actor_name=execution_id, node="n1")
         taken = await store.take_over(execution_id, host=residence.host)
         await residence.run(execution_id, taken.epoch, False)
         assert residence._store is not None
@@ -182,7 +198,9 @@ class PlayingConnection(StoreConnection):
             return await super().call(verb, args, timeout_s)
         new = args["new"]
         store = await self._store("deploy")
-        started = await self.world.add(store, new["agent"], new["prompt"], f"ex-{self.count:020d}")
+        began = {name: new[name] for name in ("graph", "forked_from", "forked_step", "forked_state") if name in new}
+        begun = {name: value for name, value in began.items() if value is not None}
+        started = await self.world.add(store, new["agent"], new["prompt"], f"ex-{self.count:020d}", started=begun)
         self.count += 1
         await self.world.run(store, started)
         return {"execution_id": started, "is_new": True}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
+import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
-from agentspan.agents.events import EventType
+from agentspan.agents.events import AgentEvent, EventType
 from agentspan.persistence.memory import MemoryStore
-from tests.support.graph_lives import graph_loop, started
+from tests.support.graph_lives import GraphLife, graph_loop, started
 
 
 class State(TypedDict, total=False):
@@ -38,6 +41,13 @@ def line(*names: str, **compiled: Any) -> Any:
     for before, after in zip((START, *names), (*names, END), strict=True):
         builder.add_edge(before, after)
     return builder.compile(**compiled)
+
+
+async def until(life: GraphLife, told: Callable[[list[AgentEvent]], bool]) -> None:
+    """Return once the stored events are such."""
+    async with asyncio.timeout(10):
+        while not told(await life.events()):  # noqa: ASYNC110 - the store has nothing to wait on
+            await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -94,8 +104,6 @@ async def test_a_static_breakpoint_waits_and_is_passed_once(loop):
 
 
 async def test_a_crash_in_a_node_runs_no_finished_node_again(loop):
-    import asyncio
-
     entered, hold = asyncio.Event(), True
     main = asyncio.get_running_loop()
 
@@ -119,8 +127,7 @@ async def test_a_crash_in_a_node_runs_no_finished_node_again(loop):
     life = await started(builder.compile(), {"topic": "x"}, store, loop)
     life.begin()
     await entered.wait()
-    while not any(e.type is EventType.NODE_END and e.data["node"] == "quick" for e in await life.events()):
-        await asyncio.sleep(0)
+    await until(life, lambda told: any(e.type is EventType.NODE_END and e.data["node"] == "quick" for e in told))
     await life.die()
     hold = False
     assert (await life.live()).ended == "finished"
@@ -129,17 +136,14 @@ async def test_a_crash_in_a_node_runs_no_finished_node_again(loop):
 
 
 async def test_pause_stops_at_the_next_step_and_resume_goes_on(loop):
-    import asyncio
-
-    gate = asyncio.Event()
+    gate = threading.Event()
     main = asyncio.get_running_loop()
     entered = asyncio.Event()
 
     async def held(state: State) -> dict[str, Any]:
         runs["held"] += 1
         main.call_soon_threadsafe(entered.set)
-        while not gate.is_set():
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(gate.wait)
         return {"log": ["held"]}
 
     builder = StateGraph(State)
@@ -151,8 +155,7 @@ async def test_pause_stops_at_the_next_step_and_resume_goes_on(loop):
     run = life.begin()
     await entered.wait()
     await life.send("pause")
-    while not (await life.state()).paused:
-        await asyncio.sleep(0)
+    await until(life, lambda told: any(e.data.get("command") == "pause" for e in told))
     gate.set()
     assert (await run).status == "PAUSED"
     assert runs == {"held": 1}

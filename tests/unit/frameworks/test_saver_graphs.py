@@ -237,8 +237,12 @@ async def test_functional_api(disk: Disk) -> None:
     assert calls == [3, 4]
 
 
+def extended(state: list[str], writes: list[list[str]]) -> list[str]:
+    return [*state, *(item for of in writes for item in of)]
+
+
 class Delta(TypedDict):
-    log: Annotated[list[str], DeltaChannel(lambda state, writes: [*state, *(item for of in writes for item in of)])]
+    log: Annotated[list[str], DeltaChannel(extended, snapshot_frequency=100)]
     n: int
 
 
