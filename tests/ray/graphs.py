@@ -1,7 +1,5 @@
 """Graphs that tests run for real. They live in a module that no server can import, so their code is shipped."""
 
-from __future__ import annotations
-
 import operator
 import os
 from typing import Annotated, Any, TypedDict

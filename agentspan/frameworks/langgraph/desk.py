@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from agentspan.errors import StoreUnavailableError
 from agentspan.frameworks.langgraph.steps import together
-from agentspan.persistence.threads import ThreadStore, ThreadWrite
+from agentspan.persistence.threads import ThreadStore, ThreadWrite, joined
 
 T = TypeVar("T")
 Opening = Callable[[], Awaitable[Any]]
@@ -237,10 +237,6 @@ class Desk:
 
 
 def _joined(group: list[_Push]) -> ThreadWrite:
-    if len(group) == 1:
-        return group[0].write
-    return ThreadWrite(
-        checkpoints=[row for push in group for row in push.write.checkpoints],
-        writes=[row for push in group for row in push.write.writes],
-        forget=group[0].write.forget,
-    )
+    write = joined([push.write for push in group])
+    assert write is not None
+    return write
