@@ -153,8 +153,12 @@ class _Printer:
             from agentspan.cli.lines import event_line
 
             self.end_line()
-            # A terminal gets exactly one line for each event, a file the whole of it.
-            self._output.console.print(event_line(event), no_wrap=True, overflow="ellipsis", crop=True)
+            # A terminal gets exactly one line for each event, a file the whole of it. Only what somebody has to do, with
+            # the command for it, is never cut.
+            if event.type == "waiting":
+                self._output.console.print(event_line(event), soft_wrap=True)
+            else:
+                self._output.console.print(event_line(event), no_wrap=True, overflow="ellipsis", crop=True)
 
     def end_line(self) -> None:
         if self._inside:

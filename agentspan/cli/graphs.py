@@ -61,7 +61,7 @@ class Node:
 
 
 def nodes_of(events: Iterable[dict[str, Any]], status: str) -> list[Node]:
-    """The nodes that did something, in the order they began first."""
+    """The nodes that did something, in the order they began first; those of a sub-graph behind the node it is in."""
     nodes: dict[tuple[str, ...], Node] = {}
     stops: list[str] = []
     for event in events:
@@ -85,7 +85,12 @@ def nodes_of(events: Iterable[dict[str, Any]], status: str) -> list[Node]:
         node.running = phases.count("running") if status == "RUNNING" else 0
     for name in stops:
         nodes.setdefault((name,), Node(path=(name,))).waits += 1
-    return list(nodes.values())
+    order = {path: number for number, path in enumerate(nodes)}
+    last = len(order)
+    return sorted(
+        nodes.values(),
+        key=lambda node: [order.get(node.path[: depth + 1], last) for depth in range(len(node.path))],
+    )
 
 
 def _node(nodes: dict[tuple[str, ...], Node], data: dict[str, Any]) -> Node:

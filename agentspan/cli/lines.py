@@ -91,12 +91,11 @@ def _custom(event: AgentEvent) -> Text:
 def _waiting(event: AgentEvent) -> Text:
     ask, verdicts = str(event.data.get("ask", "decision")), event.data.get("verdicts", ())
     call = short_call(event.call_id or "") if event.data.get("asks", 1) > 1 else None
-    # The command comes before what may be long, so that a narrow terminal does not cut it.
     told = Text(f"for {ask_words(ask, verdicts)}", style="yellow")
     command = f"agent-span {decide_with(event.execution_id, ask, verdicts, call)}"
     told.append(f" ({command}): ", "bright_black")
     row = {"tool": event.tool_name, "arguments": event.args, "question": event.content, "ask": ask}
-    return told.append(subject(row, LINE_CHARS), "default")
+    return told.append(subject(row), "default")
 
 
 def _decision(event: AgentEvent) -> Text:

@@ -102,7 +102,7 @@ def events_of(here: Session, execution_id: str) -> Iterator[dict[str, Any]]:
     """The events told so far, as plain data."""
     after = 0
     while True:
-        page = here.ask("events", execution_id=execution_id, after=after, timeout_s=0.0)
+        page = here.ask("events", execution_id=execution_id, after=after, wait_s=0.0)
         yield from page["events"]
         if page["next"] <= after:
             return

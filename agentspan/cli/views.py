@@ -28,7 +28,7 @@ from agentspan.cli.text import (
 )
 
 Row = dict[str, Any]
-KEPT_WIDTHS = {"ID": 11, "CALL": 8, "STATUS": 9, "AGENT": 12}
+KEPT_WIDTHS = {"ID": 11, "STATUS": 9, "AGENT": 12, "STEP": 4, "AT": 8, "MADE BY": 7}
 SETTLED = ("COMPLETED", "FAILED", "TERMINATED", "TIMED_OUT", "QUARANTINED")
 
 
@@ -163,21 +163,33 @@ def timeline(shown: Row, steps: int) -> RenderableType:
 
 
 def pending(rows: Sequence[Row], *, with_id: bool = True) -> RenderableType:
-    """Calls that wait, and the command that decides each."""
-    columns = ("CALL", "WAITS FOR", "SINCE", "WHAT", "DECIDE WITH")
-    table = _table(*(("ID", *columns) if with_id else columns))
-    table.columns[-2].no_wrap = table.columns[-1].no_wrap = False
-    table.columns[-1].overflow = "fold"
+    """Calls that wait, each with the command that decides it on a line of its own, whole and ready to be copied."""
     calls: dict[str, list[str]] = {}
     for row in rows:
         if row["ask"] != "message":  # Those take no decision, so they need not be told apart.
             calls.setdefault(row["execution_id"], []).append(row["call_id"])
+    columns = ("ID", "WAITS FOR", "SINCE", "WHAT") if with_id else ("WAITS FOR", "SINCE", "WHAT")
+    cells = [columns]
     for row in rows:
+        told = (ask_words(row["ask"], row["verdicts"]), _ago(row["asked_at"]), subject(row))
+        cells.append((short_id(row["execution_id"]), *told) if with_id else told)
+    widths = [max(map(len, column)) for column in list(zip(*cells, strict=True))[:-1]]
+    parts: list[RenderableType] = [_line(columns, widths, style="bold")]
+    for row, line in zip(rows, cells[1:], strict=True):
         others = calls.get(row["execution_id"], [])
-        call, verdicts = short_call(row["call_id"], others), row["verdicts"]
-        command = decide_with(row["execution_id"], row["ask"], verdicts, call if len(others) > 1 else None)
-        cells = [call, ask_words(row["ask"], verdicts), _ago(row["asked_at"]), subject(row), command]
-        table.add_row(*([short_id(row["execution_id"]), *cells] if with_id else cells))
+        call = short_call(row["call_id"], others) if len(others) > 1 else None
+        command = decide_with(row["execution_id"], row["ask"], row["verdicts"], call)
+        parts += [_line(line, widths), Text(f"  agent-span {command}", style="bright_black")]
+    return Group(*parts)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], style: str = "") -> Table:
+    """A line of a table, the last column of which takes what is left."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for width in widths:
+        table.add_column(width=width, no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(*cells, style=style)
     return table
 
 

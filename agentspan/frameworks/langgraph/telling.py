@@ -7,10 +7,12 @@ nodes that return a whole conversation; each message is told once.
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from agentspan.engine.records import GraphTold
@@ -22,6 +24,8 @@ _NO_RESULT = frozenset({_INTERRUPT, _RESUME, "__scheduled__"})
 _FRAMEWORK = re.compile(
     r"-packages[/\\](langgraph|langchain_core)[/\\]|[/\\](concurrent[/\\]futures|asyncio)[/\\]|[/\\]contextvars\.py$"
 )
+
+_HERE = f"{Path(__file__).parent}{os.sep}"
 
 
 @dataclass(slots=True)
@@ -153,9 +157,13 @@ class Teller:
 def _traceback(error: BaseException) -> str:
     """The traceback of a node's error from the node on: what is LangGraph's of it helps nobody. The end, if it is long."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = next((index for index, at in enumerate(frames) if _FRAMEWORK.search(at.filename) is None), 0)
+    ours = next((index for index, at in enumerate(frames) if not _is_framework(at.filename)), 0)
     lines = traceback.StackSummary.from_list(frames[ours:]).format()
     return "".join([*lines, *traceback.format_exception_only(error)])[-ERROR_CHARS_MAX:]
+
+
+def _is_framework(file: str) -> bool:
+    return file.startswith(_HERE) or _FRAMEWORK.search(file) is not None
 
 
 def _found_messages(value: Any) -> Iterable[Any]:

@@ -74,6 +74,15 @@ def deployed(name: str) -> Any:
     return graphs.graph(name)
 
 
+def unpacked(row: DeploymentRow, _: bytes) -> Any:
+    """The code of a deployment: what this world knows, or what a command has deployed."""
+    if row.deployment_id.startswith("v-"):
+        return deployed(row.agent)
+    from agentspan.actors.shipping import load
+
+    return load(row)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a command said."""
@@ -149,22 +158,32 @@ class World:
 
         return asyncio.run(with_store())
 
-    async def add(self, store: Store, agent: str, prompt: Any, execution_id: str, **more: Any) -> str:
-        known = deployed(agent)
-        await store.save_deployment(deployment(known))
-        begin = {"agent": agent, "prompt": prompt, "at": 1_750_000_000.0, **more.pop("started", {})}
-        if not isinstance(known, Agent) and "graph" not in begin:
-            request = graph_request(agent, known.spec(), known, StartCall(prompt=prompt))
-            begin |= {"prompt": request["prompt"], "graph": request["graph"]}
+    async def add(
+        self,
+        store: Store,
+        agent: str,
+        prompt: Any,
+        execution_id: str,
+        *,
+        deployment_id: str | None = None,
+        started: dict[str, Any] | None = None,
+    ) -> str:
+        begin = {"agent": agent, "prompt": prompt, "at": 1_750_000_000.0, **(started or {})}
+        if deployment_id is None:
+            known = deployed(agent)
+            await store.save_deployment(deployment(known))
+            deployment_id = f"v-{agent}"
+            if not isinstance(known, Agent) and "graph" not in begin:
+                request = graph_request(agent, known.spec(), known, StartCall(prompt=prompt))
+                begin |= {"prompt": request["prompt"], "graph": request["graph"]}
         created = await store.create(
             NewExecution(
                 execution_id=execution_id,
                 request_id=execution_id,
                 agent=agent,
-                deployment_id=f"v-{agent}",
+                deployment_id=deployment_id,
                 started=begin,
                 created_at=1_750_000_000.0 + int(execution_id[3:], 16),
-                **more,
             )
         )
         return created.execution_id
@@ -173,7 +192,7 @@ class World:
         config = HostConfig(
             store_url=self.settings.store_url, key_path=str(self.settings.key_path), hibernate_after_s=0.0
         )
-        residence = Residence(config, unpack=lambda row, _: deployed(row.agent), actor_name=execution_id, node="n1")
+        residence = Residence(config, unpack=unpacked, actor_name=execution_id, node="n1")
         taken = await store.take_over(execution_id, host=residence.host)
         await residence.run(execution_id, taken.epoch, False)
         assert residence._store is not None
@@ -198,9 +217,19 @@ class PlayingConnection(StoreConnection):
             return await super().call(verb, args, timeout_s)
         new = args["new"]
         store = await self._store("deploy")
-        began = {name: new[name] for name in ("graph", "forked_from", "forked_step", "forked_state") if name in new}
-        begun = {name: value for name, value in began.items() if value is not None}
-        started = await self.world.add(store, new["agent"], new["prompt"], f"ex-{self.count:020d}", started=begun)
+        if new.get("forked_from"):
+            origin = await store.row(new["forked_from"])
+            begun = (await store.journal(origin.execution_id))[0].body
+            new = {**begun, **new, "deployment_id": origin.deployment_id}
+        kept = ("graph", "forked_from", "forked_step", "forked_state")
+        started = await self.world.add(
+            store,
+            new["agent"],
+            new["prompt"],
+            f"ex-{self.count:020d}",
+            deployment_id=new.get("deployment_id"),
+            started={name: new[name] for name in kept if new.get(name) is not None},
+        )
         self.count += 1
         await self.world.run(store, started)
         return {"execution_id": started, "is_new": True}
