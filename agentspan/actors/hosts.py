@@ -92,7 +92,7 @@ class Hosts:
     # --- coming and going
 
     async def adopt(self, names: Iterable[str]) -> None:
-        """Take over hosts that the last supervisor had. One that does not answer is found out by `look_after`."""
+        """Take over hosts that the last supervisor had, as far as they live. One that hangs is found out by `look_after`."""
         for name in names:
             number = name.removeprefix(HOST_PREFIX)
             self._last_number = max(self._last_number, int(number) if number.isdigit() else 0)
@@ -238,9 +238,8 @@ class Hosts:
 
     def _choose(self) -> Host | None:
         """The least loaded host with room; brings up another when those there are have company already."""
-        least = min((host.load for host in self._hosts.values()), default=SPREAD_AT)
-        coming = any(host.actor is None for host in self._hosts.values())
-        if least >= SPREAD_AT and not coming and len(self._hosts) < self._hosts_max:
+        have_company = min(SPREAD_AT, self._capacity)
+        if len(self._hosts) < self._hosts_max and all(len(h.tenants) >= have_company for h in self._hosts.values()):
             self._bring_up()
         with_room = [host for host in self._hosts.values() if len(host.tenants) < self._capacity]
         return min(with_room, key=lambda host: host.load, default=None)

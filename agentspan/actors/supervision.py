@@ -96,7 +96,7 @@ class Supervision:
             rows = await self._store.unfinished()
             known = {name for row in rows if row.resident for name in (row.execution_id, row.host.get("actor"))}
             names = await self._fleet.names()
-            await self.hosts.adopt(name for name in names if is_host(name))
+            await self.hosts.adopt(name for name in {*names, *known} if name and is_host(name))
             for name in names:
                 if name not in known and not is_host(name):
                     # A standby of the last supervisor, or an actor whose execution ended or rests: nobody waits for it.
