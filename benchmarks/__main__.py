@@ -1,4 +1,4 @@
-"""`python -m benchmarks [recovery starting turns commit_cost]`: run some or all, each in a process of its own."""
+"""`python -m benchmarks [recovery starting turns packed commit_cost]`: run some or all, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.common import describe_machine
 
-ALL = ("recovery", "starting", "turns", "commit_cost")
+ALL = ("recovery", "starting", "turns", "packed", "commit_cost")
 
 if __name__ == "__main__":
     print(describe_machine(), flush=True)
