@@ -127,7 +127,9 @@ async def throughput(runtime: AgentRuntime, home: Path) -> None:
     print(f"  {'steps/s, packed (p50)':<44} {steps / p50(ours):9.0f}")
     print(f"  {'steps/s, bare (p50)':<44} {steps / p50(bare):9.0f}")
     print(f"  {'packed over bare, steps/s (p50)':<44} {p50(bare) / p50(ours):9.2f} ×  (first target ≥ 1.5 ×)")
-    print(f"  {'CPU per durable step, all our processes':<44} {p50(cpu) / steps * 1e3:9.2f} ms  (first target ≤ 1.7 ms)")
+    print(
+        f"  {'CPU per durable step, all our processes':<44} {p50(cpu) / steps * 1e3:9.2f} ms  (first target ≤ 1.7 ms)"
+    )
     for kind, used in sorted(kinds.items(), key=lambda item: -item[1])[:5]:
         print(f"    {kind:<42} {used / steps * 1e3:9.2f} ms")
 
@@ -170,8 +172,7 @@ async def waking(runtime: AgentRuntime, home: Path) -> None:
         handles.append(await runtime.start_async("asker", "go"))
 
     await crowd(MANY, start)
-    while (await runtime.server_info_async())["residents"]:
-        await asyncio.sleep(0.2)
+    await asyncio.to_thread(_wait_hibernated, runtime)
     ends: list[float] = []
     started = time.perf_counter()
 
@@ -183,6 +184,11 @@ async def waking(runtime: AgentRuntime, home: Path) -> None:
     took = await crowd(MANY, wake)
     print(f"  {f'{MANY} waiting: approved → all ended':<44} {took:9.2f} s  (first target ≤ 10 s)")
     print(line("approve() of all at once → each one's end", ends))
+
+
+def _wait_hibernated(runtime: AgentRuntime) -> None:
+    while runtime.server_info()["residents"]:
+        time.sleep(0.2)
 
 
 def _script(name: str) -> str:

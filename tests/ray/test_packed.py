@@ -45,9 +45,7 @@ def test_200_executions_survive_the_death_of_a_host_and_repeat_nothing(
     assert all(host["actor"] != victim["actor"] for host in runtime.server_info()["hosts"])
 
 
-def test_a_tool_that_blocks_does_not_stop_its_neighbours(
-    server: Server, runtime: AgentRuntime, ledger: Ledger
-) -> None:
+def test_a_tool_that_blocks_does_not_stop_its_neighbours(server: Server, runtime: AgentRuntime, ledger: Ledger) -> None:
     blocked = make_agent("blocked", ledger, ScriptedModel([call("work", n=0, hold=1), say("at last")]))
     quick = make_agent("quick", ledger, ScriptedModel([call("work", n=0), say("done")]))
     first = runtime.start(blocked, "go", placement="packed")
@@ -89,3 +87,20 @@ def test_a_packed_execution_that_kills_its_host_again_and_again_is_given_up_alon
     for attempt in (1, 2, 3):
         ledger.open(gate(bystander.execution_id, 1, attempt))
     assert bystander.join(30).output == "fine"
+
+
+def test_packed_executions_go_on_after_the_whole_server_was_killed(own_server: Server, ledger: Ledger) -> None:
+    own_server.start()
+    script = ScriptedModel([call("work", n=0, hold=1), call("work", n=1), say("done")])
+    agent = make_agent("survivors", ledger, script)
+    with AgentRuntime(home=own_server.home, placement="packed") as runtime:
+        ids = [runtime.start(agent, "go").execution_id for _ in range(40)]
+        for execution_id in ids:
+            ledger.entered(execution_id)
+    own_server.kill()
+    own_server.start()
+    assert {own_server.result(execution_id).output for execution_id in ids} == {"done"}
+    for execution_id in ids:
+        shown = own_server.show(execution_id)
+        check_honest(shown, ledger)
+        assert (shown["recoveries"], shown["crashes"]) == (1, 0)
