@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from agentspan.agents import AgentRuntime, Status
+from agentspan.errors import ConfigurationError
 from agentspan.testing import ScriptedModel, call, say
 from tests.ray.agents import gate, make_agent
 from tests.ray.honesty import check_honest
@@ -104,3 +107,28 @@ def test_packed_executions_go_on_after_the_whole_server_was_killed(own_server: S
         shown = own_server.show(execution_id)
         check_honest(shown, ledger)
         assert (shown["recoveries"], shown["crashes"]) == (1, 0)
+
+
+def test_a_call_wins_over_the_deployment_which_wins_over_the_runtime(
+    server: Server, runtime: AgentRuntime, ledger: Ledger
+) -> None:
+    def runs_on_a_host(of: AgentRuntime, what: Any, **more: Any) -> bool:
+        handle = of.start(what, "go", **more)
+        actor = str(shown_on(of, handle.execution_id)["actor"])
+        ledger.open(gate(handle.execution_id, 0))
+        assert handle.join(30).output == "done"
+        return actor.startswith(HOST)
+
+    agent = make_agent("placed", ledger, ScriptedModel([call("work", n=0, hold=1), say("done")]))
+    with AgentRuntime(home=server.home, placement="packed") as other:
+        assert runs_on_a_host(other, agent)
+        assert not runs_on_a_host(other, agent, placement="dedicated")
+        other.deploy(agent, placement="dedicated")
+        assert not runs_on_a_host(other, agent)
+    assert not runs_on_a_host(runtime, agent)
+    runtime.deploy(agent, placement="packed")
+    assert runs_on_a_host(runtime, agent)
+    assert runs_on_a_host(runtime, "placed")
+    assert not runs_on_a_host(runtime, "placed", placement="dedicated")
+    with pytest.raises(ConfigurationError, match="'dedicated' or 'packed'"):
+        runtime.start("placed", "go", placement="both")
