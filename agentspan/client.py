@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from agentspan.actors.environment import prepare
 from agentspan.agents.results import AgentStatus
 from agentspan.bridge import run_sync, twin
-from agentspan.config import Settings
+from agentspan.config import Settings, check_placement
 from agentspan.errors import RuntimeClosedError, ServerGoneError
 from agentspan.handle import new_id, read_back
 
@@ -50,6 +50,7 @@ class Client:
         address: str | None = None,
         home: str | Path | None = None,
         store: str | None = None,
+        placement: str | None = None,
         settings: Settings | None = None,
     ) -> None:
         """
@@ -57,12 +58,14 @@ class Client:
             address: `host:port` of a Ray cluster or `ray://host:port` of its client port.
             home: Directory of the store and the server's files; `$AGENTSPAN_HOME` or `~/.agentspan`.
             store: Store URL for a server this runtime starts; by default a SQLite file in `home`.
-            settings: All of it; the three above win over it.
+            placement: Where what is started runs: `"dedicated"`, each execution in a process of its own, or `"packed"`,
+                many together in a few. A deployment's own placement and that of a call win over it.
+            settings: All of it; those above win over it.
 
         Raises:
             ConfigurationError: A setting cannot be used; names all that cannot.
         """
-        given = {"address": address, "home": home, "store": store}
+        given = {"address": address, "home": home, "store": store, "placement": check_placement(placement)}
         if settings is None:
             self.settings = Settings.from_env(**given)
         else:
@@ -75,6 +78,8 @@ class Client:
         self._lock = threading.Lock()
         self._deployed: dict[str, Any] = {}
         """What this process has deployed, by deployment ID."""
+        self._placements: dict[str, str] = {}
+        """What placement it was deployed with, by the deployment ID it would have without."""
 
     @classmethod
     def offline(cls, settings: Settings | None = None) -> Self:

@@ -6,7 +6,7 @@ Every field can be set by an environment variable `AGENTSPAN_<FIELD>`; nothing r
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -47,7 +47,16 @@ class Settings(BaseSettings):
     call_timeout_s: float = Field(default=60.0, gt=0)
     """Deadline of every remote call a client makes, beside the time it asked to wait."""
     parallel_tools_max: int = Field(default=64, ge=1)
-    """Threads for blocking tools in one actor."""
+    """Threads for blocking tools in one actor, whether it runs one execution or many."""
+    placement: Literal["dedicated", "packed"] = "dedicated"
+    """Where executions run: each in a process of its own, or many together in host processes. A deployment and a start
+    can say otherwise."""
+    host_capacity: int = Field(default=500, ge=1, le=5000)
+    """Packed executions in one host process."""
+    hosts_max: int | None = Field(default=None, ge=1)
+    """Host processes; one for each core of the cluster by default. What has no room waits as QUEUED."""
+    actors_max: int | None = Field(default=None, ge=1)
+    """Dedicated executions with a process at the same time; no limit by default. Others wait as QUEUED, in order."""
 
     @classmethod
     def from_env(cls, **given: Any) -> Settings:
@@ -79,3 +88,14 @@ class Settings(BaseSettings):
     def key_path(self) -> Path:
         """The key that signs stored code."""
         return self.home.expanduser() / "server.key"
+
+
+def check_placement(placement: str | None) -> str | None:
+    """Refuse a placement that there is none of.
+
+    Raises:
+        ConfigurationError: Says which there are.
+    """
+    if placement not in (None, "dedicated", "packed"):
+        raise ConfigurationError(problem=f"placement is {placement!r}; choose 'dedicated' or 'packed'.")
+    return placement

@@ -84,9 +84,9 @@ async def stream_async(
     return await (runtime or default_runtime()).stream_async(agent, prompt, **more)
 
 
-def deploy(*agents: Any, runtime: AgentRuntime | None = None) -> list[DeploymentInfo]:
+def deploy(*agents: Any, runtime: AgentRuntime | None = None, **more: Any) -> list[DeploymentInfo]:
     """`AgentRuntime.deploy` on the default runtime."""
-    return (runtime or default_runtime()).deploy(*agents)
+    return (runtime or default_runtime()).deploy(*agents, **more)
 
 
 async def deploy_async(*agents: Any, runtime: AgentRuntime | None = None) -> list[DeploymentInfo]:

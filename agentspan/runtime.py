@@ -14,6 +14,7 @@ from agentspan.agents.events import AgentEvent
 from agentspan.agents.results import AgentResult, DeploymentInfo, HistoryState
 from agentspan.bridge import run_sync, twin
 from agentspan.client import Client
+from agentspan.config import check_placement
 from agentspan.errors import AgentspanError, ConfigurationError, ServerTimeoutError
 from agentspan.handle import FOREVER_S, LONG_POLL_S, AgentHandle, AgentStream, AsyncAgentStream, new_id, read_back
 from agentspan.submission import (
@@ -54,7 +55,11 @@ class AgentRuntime(Client):
     # --- agents
 
     async def deploy_async(
-        self, *agents: Any, types: Sequence[type] = (), host: str | None = None
+        self,
+        *agents: Any,
+        types: Sequence[type] = (),
+        host: str | None = None,
+        placement: str | None = None,
     ) -> list[DeploymentInfo]:
         """Make agents and LangGraph graphs known under their names, so that any process can start them.
 
@@ -66,6 +71,7 @@ class AgentRuntime(Client):
             types: Classes that a graph's state holds and its schema does not name.
             host: `"client"` runs a graph in this process, whose code then stays here; the last resort for one that cannot
                 be shipped. What is unfinished when the process ends waits for one that deploys the graph again.
+            placement: `"packed"` or `"dedicated"`: where executions of this version run, unless their start says otherwise.
 
         Raises:
             UnshippableCodeError: Something an agent refers to cannot be sent; names it. Nothing was deployed.
@@ -73,8 +79,10 @@ class AgentRuntime(Client):
         """
         wanted = [deployable(agent, tuple(types)) for agent in agents]
         _check_host(host, wanted)
+        check_placement(placement)
         await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
         rows = [await asyncio.to_thread(_packed, agent, host) for agent in wanted]
+        rows = [self._placed(row, placement) for row in rows]
         for agent in wanted:
             warn_of_losses(agent)
         deployed = [await self._deploy_row(row, agent) for row, agent in zip(rows, wanted, strict=True)]
@@ -82,6 +90,18 @@ class AgentRuntime(Client):
             for row, graph in zip(rows, wanted, strict=True):
                 await self._client_host().look_after(row.deployment_id, graph)
         return deployed
+
+    def _placed(self, row: Any, placement: str | None) -> Any:
+        """The deployment with the placement asked for, or the one it was last deployed with here."""
+        from agentspan.actors.shipping import placed
+        from agentspan.persistence.store import runs_in_client
+
+        if runs_in_client(row.deployment_id):
+            return row
+        if placement is not None:
+            self._placements[row.deployment_id] = placement
+        known = self._placements.get(row.deployment_id)
+        return row if known is None else placed(row, known)
 
     def _client_host(self) -> ClientHost:
         if self._host is None:
@@ -128,6 +148,7 @@ class AgentRuntime(Client):
         interrupt_before: Any = None,
         interrupt_after: Any = None,
         host: str | None = None,
+        placement: str | None = None,
     ) -> AgentHandle:
         """Start an execution and return its handle. From then on it reaches an end, or waits for a person, whatever dies.
 
@@ -144,6 +165,8 @@ class AgentRuntime(Client):
                 execution, so no secrets in it; `thread_id` in it names the session.
             interrupt_before, interrupt_after: Graphs: breakpoints of this run, as for `invoke`.
             host: Graphs: `"client"` runs it in this process, as for `deploy`.
+            placement: `"packed"` runs it in a process with many others, `"dedicated"` in one of its own; by default as it
+                was deployed, else as this runtime was told. It stays so, whatever crashes.
 
         Raises:
             InvalidPromptError, ConfigurationError, AgentNotFoundError, UnshippableCodeError, UnstorableStateError:
@@ -160,31 +183,33 @@ class AgentRuntime(Client):
             interrupt_before=interrupt_before,
             interrupt_after=interrupt_after,
         )
-        return await self._start(agent, call, tokens=tokens, host=host)
+        return await self._start(agent, call, tokens=tokens, host=host, placement=check_placement(placement))
 
-    async def _start(self, agent: Any, call: StartCall, *, tokens: bool, host: str | None) -> AgentHandle:
+    async def _start(
+        self, agent: Any, call: StartCall, *, tokens: bool, host: str | None, placement: str | None
+    ) -> AgentHandle:
         call.check()
         known = deployable(agent) if not isinstance(agent, str) or is_place(agent) else None
         _check_host(host, [known])
         if known is not None:
             request = self._request_for(known, call)
             await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
-            row = _packed(known, host)
+            row = self._placed(_packed(known, host), None)
             if row.deployment_id not in self._deployed:
                 warn_of_losses(known)
                 await self._deploy_row(row, known)
             if host is not None:
                 await self._client_host().look_after(row.deployment_id, known)
             request["deployment_id"] = row.deployment_id
-            timeout_s = row.spec.get("timeout_seconds")
+            spec = row.spec
         else:
             deployment = await self._call("deployment", agent=agent)
             spec = deployment["spec"] if deployment is not None else {}
             is_graph = deployment is not None and deployment["kind"] == GRAPH
             request = graph_request(agent, spec, None, call) if is_graph else agent_request(agent, call)
-            timeout_s = spec.get("timeout_seconds")
         if request["timeout_s"] is None:
-            request["timeout_s"] = timeout_s
+            request["timeout_s"] = spec.get("timeout_seconds")
+        request["placement"] = placement or spec.get("placement") or self.settings.placement
         created = await self._call("submit", new=request, tokens=tokens)
         if host is not None and known is not None:
             await self._client_host().run(created["execution_id"], known)

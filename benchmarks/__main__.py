@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.common import describe_machine
 
-ALL = ("recovery", "starting", "turns", "commit_cost", "store_commit", "langgraph_saver")
+ALL = ("recovery", "starting", "turns", "packed", "commit_cost", "store_commit", "langgraph_saver", "graph_turns")
 
 if __name__ == "__main__":
     print(describe_machine(), flush=True)

@@ -238,6 +238,9 @@ def _supervision_settings(settings: Settings) -> SupervisionSettings:
         scan_interval_s=settings.scan_interval_s,
         ping_timeout_s=settings.ping_timeout_s,
         starts_at_once=os.cpu_count() or 2,
+        hosts_max=settings.hosts_max or 0,
+        host_capacity=settings.host_capacity,
+        actors_max=settings.actors_max,
     )
 
 

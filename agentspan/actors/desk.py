@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import agentspan.errors as errors
+from agentspan.actors.accepting import PACKED
 from agentspan.actors.supervision import LOOK_EVERY_S, SETTLED, Supervision
 from agentspan.engine.admit import Signal
 from agentspan.errors import AgentspanError, ServerError, ServerUnavailableError
@@ -71,7 +72,10 @@ class Desk:
         deployment = sign(DeploymentRow(**row), self._key)
         is_new = await self._store.save_deployment(deployment)
         if self._supervision is not None and is_new:
-            await self._supervision.shelf.warm(deployment.deployment_id)
+            if deployment.spec.get("placement") == PACKED:
+                self._supervision.hosts.warm(deployment.deployment_id, all_hosts=True)
+            else:
+                await self._supervision.shelf.warm(deployment.deployment_id)
         return {"deployment_id": deployment.deployment_id, "is_new": is_new}
 
     async def on_submit(self, new: dict[str, Any], tokens: bool = False) -> dict[str, Any]:
@@ -107,15 +111,22 @@ class Desk:
             "live": supervision is not None,
             "residents": len(supervision.residents()) if supervision else 0,
             "standby": supervision.shelf.count if supervision else 0,
+            "hosts": supervision.hosts.describe() if supervision else [],
+            "queued": supervision.queued if supervision else 0,
         }
 
     async def on_ready(self) -> dict[str, Any]:
-        """Return once the standby shelf is full."""
+        """Return once the standby shelf is full and no host is coming up."""
         await self._live().shelf.wait_filled()
+        await self._live().hosts.wait_up()
         return await self.on_ping()
 
     async def on_status(self, execution_id: str) -> dict[str, Any]:
-        return (await read_status(self._store, execution_id)).to_dict()
+        status = (await read_status(self._store, execution_id)).to_dict()
+        ahead = self._supervision.ahead_of(execution_id) if self._supervision is not None else None
+        if ahead is not None and status["reason"] is None:
+            status["reason"] = f"Waits for room on the server; {ahead} executions are before it."
+        return status
 
     async def on_result(self, execution_id: str, timeout_s: float) -> dict[str, Any]:
         """The result, once there is one. After at most POLL_MAX_S `{"settled": False}`: ask again."""

@@ -1,4 +1,7 @@
-"""The Ray actor of an execution: detached, named by the execution's ID. A shell around `Residence`."""
+"""The Ray actors that executions run in: shells around `Residence`. All detached, all named.
+
+The supervisor recreates them; Ray does not (it could not raise the epoch first).
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,8 @@ from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.residence import HostConfig, Residence
 
 
-@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=100, concurrency_groups={"control": 1000})
-class ExecutionActor:
-    """One process, one execution. The supervisor recreates it; Ray does not (it could not raise the epoch first).
-
-    `run` is the long call whose end is the end of this incarnation. The control group has a thread and a loop of its own,
+class _Shell:
+    """`run` is the long call whose end is the end of this incarnation. The control group has a thread and a loop of its own,
     so its methods answer in about a millisecond whatever user code does on the other loop.
     """
 
@@ -51,3 +51,15 @@ class ExecutionActor:
         self, execution_id: str, after: int, after_token: int, timeout_s: float, tokens: bool
     ) -> dict[str, Any] | None:
         return await self._residence.poll(execution_id, after, after_token, timeout_s, tokens)
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=100, concurrency_groups={"control": 1000})
+class ExecutionActor(_Shell):
+    """One process, one execution; named by the execution's ID."""
+
+
+@ray.remote(
+    num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=20_000, concurrency_groups={"control": 20_000}
+)
+class HostActor(_Shell):
+    """One process, many executions (`hosts`). A call that waits holds a place of `max_concurrency`, so there are plenty."""

@@ -66,7 +66,10 @@ class Residence:
         self._agents: dict[str, Any] = {}
         self._tenants: dict[str, _Tenant] = {}
         self._feeds: dict[str, Feed] = {}
+        self._running: set[str] = set()
         self._store: Store | None = None
+        self._opening = asyncio.Lock()
+        self._unpacking = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._key = b""
         self._graphs: GraphLoop | None = None
@@ -95,16 +98,18 @@ class Residence:
         """Run one incarnation to its end. Returns `Outcome` as a dict, or `{"ended": "stale"}` when it lost its epoch."""
         self._loop = asyncio.get_running_loop()
         store = await self._open()
-        if execution_id in self._tenants:
+        if execution_id in self._running:
             self._feeds[execution_id] = Feed(execution_id)  # The old one is closed by the run it belongs to.
         feed = self._feed(execution_id)
         feed.wants_tokens = feed.wants_tokens or tokens
+        self._running.add(execution_id)
         try:
             return await self._run(execution_id, epoch, crashed, store, feed)
         finally:
             feed.close()
-            if self._feeds.get(execution_id) is feed:
+            if self._feeds.get(execution_id) is feed:  # A newer incarnation may have moved in.
                 del self._feeds[execution_id]
+                self._running.discard(execution_id)
 
     def _feed(self, execution_id: str) -> Feed:
         """The feed of the run that is on, or of the one that is about to begin: readers may come first."""
@@ -193,16 +198,28 @@ class Residence:
         feed = self._feed(execution_id)
         if tokens:
             feed.wants_tokens = True
-        return await feed.wait(after, after_token if tokens else NO_TOKENS, timeout_s)
+        try:
+            return await feed.wait(after, after_token if tokens else NO_TOKENS, timeout_s)
+        finally:
+            if execution_id not in self._running and self._feeds.get(execution_id) is feed:
+                del self._feeds[execution_id]  # It does not run here (any more), and this process may live for long.
 
     async def _open(self) -> Store:
-        if self._store is None:
-            self._store = await open_store(self._config.store_url)
-            self._key = Path(self._config.key_path).read_bytes()
+        async with self._opening:  # Many executions may be the first.
+            if self._store is None:
+                self._key = Path(self._config.key_path).read_bytes()
+                self._store = await open_store(self._config.store_url)
         return self._store
 
     async def _agent(self, deployment_id: str) -> Any:
         """The `Agent` or graph of a deployment."""
+        agent = self._agents.get(deployment_id)
+        if agent is not None:
+            return agent
+        async with self._unpacking:  # Many executions may be the first to need it.
+            return await self._unpacked(deployment_id)
+
+    async def _unpacked(self, deployment_id: str) -> Any:
         agent = self._agents.get(deployment_id)
         if agent is None:
             assert self._store is not None

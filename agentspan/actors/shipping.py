@@ -103,6 +103,12 @@ def pack(agent: Deployable, *, kind: str | None = None, clock: Callable[[], floa
     )
 
 
+def placed(row: DeploymentRow, placement: str) -> DeploymentRow:
+    """The deployment with a placement of its own, which makes it another version."""
+    digest = blake2b(frame(b"agentspan placement 1", row.deployment_id, placement), digest_size=16).hexdigest()
+    return dataclasses.replace(row, deployment_id=digest, spec={**row.spec, "placement": placement})
+
+
 def python_version() -> str:
     """The Python that code by value is tied to: `3.11`. Bytecode changes with every minor version."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -40,6 +40,10 @@ class SupervisionSettings:
     scan_interval_s: float = 2.0
     ping_timeout_s: float = 15.0
     starts_at_once: int = 2
+    hosts_max: int = 2
+    """0 is not decided yet: one for each core of the cluster."""
+    host_capacity: int = 500
+    actors_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +63,15 @@ class Stay:
     """Sees one execution through. `go` once, then `leave`."""
 
     def __init__(
-        self, execution_id: str, around: Surroundings, *, announce: Callable[[], None], tokens: bool = False
+        self,
+        execution_id: str,
+        around: Surroundings,
+        *,
+        announce: Callable[[], None],
+        tokens: bool = False,
+        blamed: bool = False,
     ) -> None:
-        """`announce` is called whenever readers should look again where the execution is."""
+        """`announce` is called whenever readers should look again where it is; `blamed`: its last death counts."""
         self.execution_id = execution_id
         self.actor: ActorHandle | None = None
         """Where it runs, or is about to."""
@@ -73,7 +83,7 @@ class Stay:
         self._is_pinging = False
         self._homecoming: asyncio.Task[None] | None = None
         self._home: ActorHandle | None = None
-        self._died_running = False
+        self._died_running = blamed
         self._not_started = 0
         self._failure = "its process died each time"
 
@@ -208,6 +218,7 @@ class Stay:
             return await self._run
         except ActorGone as problem:
             log.warning("actor.died", extra={"execution_id": self.execution_id, "problem": str(problem)[:500]})
+            self._on_gone()
         except asyncio.CancelledError:
             if not self._is_hung:
                 raise
@@ -226,6 +237,9 @@ class Stay:
         self._died_running = True
         self.actor = None
         return {"ended": "died"}
+
+    def _on_gone(self) -> None:
+        """Its process is dead."""
 
     def _kill_actor(self) -> None:
         if self.actor is not None:

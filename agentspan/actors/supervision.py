@@ -13,27 +13,29 @@ calls unfinished as crashed or due. Every public method may be delivered twice.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 from weakref import WeakValueDictionary
 
+from agentspan.actors.accepting import accepted, forked, is_packed, wants_packed
+from agentspan.actors.admission import Line
 from agentspan.actors.fleet import ActorGone, Fleet
+from agentspan.actors.hosts import Hosts, is_host
 from agentspan.actors.shelf import Shelf, Standby
 from agentspan.actors.stay import Stay, SupervisionSettings, Surroundings
+from agentspan.actors.tenancy import Tenancy
 from agentspan.agents.results import Status
-from agentspan.engine import records as r
 from agentspan.engine.admit import Signal
 from agentspan.errors import (
     AgentNotFoundError,
-    ConfigurationError,
     StoreUnavailableError,
     UnknownExecutionError,
     UnstorableValueError,
 )
-from agentspan.persistence import forking
-from agentspan.persistence.store import ExecutionRow, NewExecution, Store, runs_in_client
+from agentspan.persistence.store import ExecutionRow, Store, runs_in_client
 
 log = logging.getLogger("agentspan.supervision")
 
@@ -65,6 +67,14 @@ class Supervision:
         self._around = Surroundings(
             store=store, fleet=fleet, shelf=self.shelf, slots=self._slots, settings=settings, clock=clock
         )
+        self.hosts = Hosts(
+            fleet,
+            hosts_max=settings.hosts_max,
+            capacity=settings.host_capacity,
+            slots=self._slots,
+            ping_timeout_s=settings.ping_timeout_s,
+        )
+        self._lines = {False: Line(settings.actors_max), True: Line(self.hosts.places)}
         self._stays: dict[str, Stay] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # Weak: an event lasts as long as somebody waits on it.
@@ -85,8 +95,10 @@ class Supervision:
             self._stopping = False
             rows = await self._store.unfinished()
             known = {name for row in rows if row.resident for name in (row.execution_id, row.host.get("actor"))}
-            for name in await self._fleet.names():
-                if name not in known:
+            names = await self._fleet.names()
+            await self.hosts.adopt(name for name in {*names, *known} if name and is_host(name))
+            for name in names:
+                if name not in known and not is_host(name):
                     # A standby of the last supervisor, or an actor whose execution ended or rests: nobody waits for it.
                     actor = await self._fleet.find(name)
                     if actor is not None:
@@ -112,42 +124,19 @@ class Supervision:
             while self._timers:
                 self._timers.popitem()[1].cancel()
             await self.shelf.stop()
+            await self.hosts.stop()
 
     # --- what clients ask
-
-    async def _fork(self, new: dict[str, Any]) -> dict[str, Any]:
-        """A request to fork, with what it takes over from the execution it goes on from."""
-        source = new["forked_from"]
-        row = await self._store.row(source)
-        first = (await self._store.journal(source, limit=1))[0].body
-        step, changes = new.get("forked_step"), new.get("forked_state")
-        if first.get("graph") is None:
-            if step is not None and not 0 <= step <= row.seq:
-                problem = f"Execution {source!r} has no step {step}; its steps are 0 to {row.seq}."
-                raise ConfigurationError(problem=problem)
-            unknown = sorted(set(changes or {}) - forking.CHANGES)
-            if unknown:
-                problem = f"A fork can change {', '.join(sorted(forking.CHANGES))}, not {', '.join(unknown)}."
-                raise ConfigurationError(problem=problem)
-        return {
-            "agent": row.agent,
-            "deployment_id": row.deployment_id,
-            "prompt": first.get("prompt"),
-            "graph": first.get("graph"),
-            "timeout_s": first.get("timeout_s"),
-            "metadata": row.metadata,
-            **new,
-        }
 
     async def submit(self, new: dict[str, Any], *, tokens: bool = False) -> dict[str, Any]:
         """Accept an execution. When this returns, P1 holds for it.
 
         `new` has `request_id, agent, prompt`, and may have `deployment_id` (else the agent's current version),
-        `session_id, idempotency_key, timeout_s, metadata`; for a graph `graph`, for a fork `forked_from, forked_step,
+        `session_id, idempotency_key, timeout_s, metadata, placement`; for a graph `graph`, for a fork `forked_from, forked_step,
         forked_state`.
         """
         if new.get("forked_from") is not None:
-            new = await self._fork(new)
+            new = await forked(self._store, new)
         deployment_id = new.get("deployment_id")
         if deployment_id is None:
             deployment = await self._store.current_deployment(new["agent"])
@@ -155,33 +144,10 @@ class Supervision:
                 raise await self._not_found(new["agent"])
             deployment_id = deployment.deployment_id
         # What runs in its client needs no actor of ours.
-        is_ours = not runs_in_client(deployment_id)
-        standby = self.shelf.take() if is_ours else None
+        is_ours, packed = not runs_in_client(deployment_id), wants_packed(new)
+        standby = self.shelf.take() if is_ours and not packed and self._lines[False].has_room else None
         execution_id = standby.actor.name if standby else self._mint()
-        now = self._clock()
-        started = r.Started(
-            at=now,
-            agent=new["agent"],
-            prompt=new["prompt"],
-            session_id=new.get("session_id") or "",
-            timeout_s=new.get("timeout_s"),
-            metadata=new.get("metadata") or {},
-            graph=new.get("graph"),
-            forked_from=new.get("forked_from"),
-            forked_step=new.get("forked_step"),
-            forked_state=new.get("forked_state"),
-        )
-        request = NewExecution(
-            execution_id=execution_id,
-            request_id=new["request_id"],
-            agent=new["agent"],
-            deployment_id=deployment_id,
-            started=r.to_plain(started),
-            session_id=started.session_id,
-            idempotency_key=new.get("idempotency_key"),
-            created_at=now,
-            metadata=started.metadata,
-        )
+        request = accepted(new, execution_id=execution_id, deployment_id=deployment_id, now=self._clock())
         try:
             created = await self._store.create(request)
         except UnstorableValueError:
@@ -194,11 +160,17 @@ class Supervision:
                 standby.actor.kill()
             raise
         if created.is_new and is_ours:
-            self.shelf.remember(deployment_id)
-            self._care_for(execution_id, standby=standby, tokens=tokens)
+            self._remember(deployment_id, packed)
+            self._care_for(execution_id, packed, standby=standby, tokens=tokens)
         elif standby is not None:
             self.shelf.put_back(standby)
         return {"execution_id": created.execution_id, "is_new": created.is_new}
+
+    def _remember(self, deployment_id: str, packed: bool) -> None:
+        if packed:
+            self.hosts.warm(deployment_id)
+        else:
+            self.shelf.remember(deployment_id)
 
     async def _not_found(self, agent: str) -> AgentNotFoundError:
         known = [row.agent for row in await self._store.deployments()]
@@ -238,7 +210,7 @@ class Supervision:
             # Resident, but not with us: its actor may be alive and at work, so it is attached to and not replaced.
             row = await self._store.row(execution_id)
             if row.status not in SETTLED and not runs_in_client(row.deployment_id):
-                self._care_for(execution_id, attach=row.resident)
+                self._care_for(execution_id, is_packed(row), attach=row.resident)
         elif stay.actor is not None:
             try:
                 await stay.actor.poke(execution_id)
@@ -290,6 +262,16 @@ class Supervision:
         """The executions that have an actor, or are getting one."""
         return list(self._stays)
 
+    def ahead_of(self, execution_id: str) -> int | None:
+        """How many executions are started before this one, which waits for room; None when it does not."""
+        ahead = [line.ahead_of(execution_id) for line in self._lines.values()]
+        return next((count for count in ahead if count is not None), None)
+
+    @property
+    def queued(self) -> int:
+        """How many executions wait for room."""
+        return sum(len(line) for line in self._lines.values())
+
     # --- looking after one execution
 
     def _announce(self, execution_id: str) -> None:
@@ -298,7 +280,13 @@ class Supervision:
             event.set()
 
     def _care_for(
-        self, execution_id: str, *, standby: Standby | None = None, attach: bool = False, tokens: bool = False
+        self,
+        execution_id: str,
+        packed: bool,
+        *,
+        standby: Standby | None = None,
+        attach: bool = False,
+        tokens: bool = False,
     ) -> None:
         if self._stopping or execution_id in self._stays:
             if standby is not None:
@@ -307,7 +295,16 @@ class Supervision:
         timer = self._timers.pop(execution_id, None)
         if timer is not None:
             timer.cancel()
-        stay = Stay(execution_id, self._around, announce=lambda: self._announce(execution_id), tokens=tokens)
+        # Who may run already is let in: it has a process, and is only looked for.
+        if not self._lines[packed].enter(execution_id, {"tokens": tokens}, at_once=attach):
+            if standby is not None:
+                standby.actor.kill()
+            return
+        announce = functools.partial(self._announce, execution_id)
+        if packed:
+            stay: Stay = Tenancy(execution_id, self._around, self.hosts, announce=announce, tokens=tokens)
+        else:
+            stay = Stay(execution_id, self._around, announce=announce, tokens=tokens)
         self._stays[execution_id] = stay
         self._tasks[execution_id] = asyncio.create_task(self._see_through(stay, standby, attach))
 
@@ -327,8 +324,16 @@ class Supervision:
             finally:
                 del self._stays[execution_id], self._tasks[execution_id]
                 self._announce(execution_id)
+                self._let_next_in(execution_id)
         if outcome.get("ended") == "hibernated":
             await self._at_rest(execution_id, outcome.get("wake_at"))
+
+    def _let_next_in(self, gone: str) -> None:
+        for packed, line in self._lines.items():
+            line.leave(gone)
+            while not self._stopping and (waiting := line.next()) is not None:
+                execution_id, wish = waiting
+                self._care_for(execution_id, packed, **wish)
 
     async def _at_rest(self, execution_id: str, wake_at: float | None) -> None:
         """After a hibernation: whatever came in while it was leaving wakes it again; else its timer does."""
@@ -337,7 +342,7 @@ class Supervision:
         except StoreUnavailableError:
             return  # The scan comes back to it.
         if row.inbox:
-            self._care_for(execution_id)
+            self._care_for(execution_id, is_packed(row))
         elif wake_at is not None:
             self._wake_later(execution_id, wake_at)
 
@@ -377,17 +382,18 @@ class Supervision:
                 log.exception("scan.failed")
             for stay in list(self._stays.values()):
                 self._run_errand(stay.ping())
+            self._run_errand(self.hosts.look_after())
 
     def _consider(self, row: ExecutionRow) -> None:
         """Give an actor to an execution that should have one."""
         if row.execution_id in self._stays or runs_in_client(row.deployment_id):
             return
         if row.resident:
-            self._care_for(row.execution_id, attach=True)
+            self._care_for(row.execution_id, is_packed(row), attach=True)
         elif row.inbox or row.status in (Status.QUEUED.value, Status.RUNNING.value):
             if row.status == Status.RUNNING.value and row.wake_at is not None and not row.inbox:
                 self._wake_later(row.execution_id, row.wake_at)
             else:
-                self._care_for(row.execution_id)
+                self._care_for(row.execution_id, is_packed(row))
         elif row.wake_at is not None:
             self._wake_later(row.execution_id, row.wake_at)

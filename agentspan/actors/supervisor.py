@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +25,10 @@ from ray.exceptions import (
 
 from agentspan.actors.desk import Desk
 from agentspan.actors.doorbell import listen
-from agentspan.actors.execution import ExecutionActor
+from agentspan.actors.execution import ExecutionActor, HostActor
 from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.fleet import ActorGone
+from agentspan.actors.hosts import HOST_PREFIX, is_host
 from agentspan.actors.residence import HostConfig
 from agentspan.actors.stay import SupervisionSettings
 from agentspan.actors.supervision import Supervision
@@ -144,11 +145,11 @@ class RayFleet:
         self._config = config
 
     async def create(self, name: str) -> RayActor:
+        kind: Any = HostActor if is_host(name) else ExecutionActor
         for _ in range(NAME_TRIES):
             try:
-                handle = ExecutionActor.options(  # type: ignore[attr-defined]
-                    name=name, namespace=NAMESPACE, lifetime="detached"
-                ).remote(name, self._config)
+                options = kind.options(name=name, namespace=NAMESPACE, lifetime="detached")
+                handle = options.remote(name, self._config)
             except ValueError:
                 # The name is taken by an incarnation that is dying or has to: its epoch is stale already.
                 holder = await self.find(name)
@@ -176,7 +177,7 @@ class RayFleet:
         return [
             entry["name"]
             for entry in named
-            if entry["namespace"] == NAMESPACE and entry["name"].startswith(EXECUTION_PREFIX)
+            if entry["namespace"] == NAMESPACE and entry["name"].startswith((EXECUTION_PREFIX, HOST_PREFIX))
         ]
 
 
@@ -202,7 +203,10 @@ class SupervisorActor:
     async def _open_once(self) -> Desk:
         config = self._config
         store = await open_store(config.host.store_url)
-        supervision = Supervision(store, RayFleet(config.host), settings=config.settings, mint=mint_execution_id)
+        settings = config.settings
+        if settings.hosts_max < 1:
+            settings = replace(settings, hosts_max=max(1, int(ray.cluster_resources().get("CPU", 1))))
+        supervision = Supervision(store, RayFleet(config.host), settings=settings, mint=mint_execution_id)
         await supervision.start()
         self._bell = await listen(Path(config.host.key_path).parent, supervision.ring)
         key = Path(config.host.key_path).read_bytes()

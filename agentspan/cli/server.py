@@ -128,7 +128,7 @@ def status(
         info = _info(here)
         if ping and info["up"]:
             told = _first_answer(here)
-            info |= {"residents": told["residents"], "standby": told["standby"], "version": told["version"]}
+            info |= {name: told.get(name) for name in ("residents", "standby", "version", "hosts", "queued")}
     output.answer(info, *(() if json else (views.server(info),)))
     if not info["up"]:
         raise typer.Exit(ExitCode.UNAVAILABLE)
@@ -157,6 +157,8 @@ def _info(here: Session) -> dict[str, Any]:
         "executions": store["statuses"],
         "residents": None,
         "standby": None,
+        "hosts": None,
+        "queued": None,
     }
 
 

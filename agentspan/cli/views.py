@@ -270,6 +270,10 @@ def sweep(swept: Row) -> RenderableType:
 def server(info: Row) -> RenderableType:
     """Where the server is and what it looks after."""
     counts = ", ".join(f"{count} {status}" for status, count in info["executions"].items())
+    hosts = ", ".join(
+        f"{host['actor']} (PID {host.get('pid', '?')}, {plural(host['executions'], 'execution')})"
+        for host in info["hosts"] or ()
+    )
     if not info["up"]:
         state = Text("starting" if info["starting"] else "not up", style="yellow")
     else:
@@ -288,5 +292,7 @@ def server(info: Row) -> RenderableType:
             ("Executions", counts or "none"),
             ("Resident", info["residents"]),
             ("Standby", info["standby"]),
+            ("Hosts", hosts or None),
+            ("Without room", info["queued"] or None),
         )
     )

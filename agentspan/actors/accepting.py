@@ -1,0 +1,82 @@
+"""From what a client asks for to the row and the first record of an execution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentspan.config import check_placement
+from agentspan.engine import records as r
+from agentspan.errors import ConfigurationError
+from agentspan.persistence import forking
+from agentspan.persistence.store import ExecutionRow, NewExecution, Store
+
+PLACEMENT = "agentspan.placement"
+"""Where a row's metadata says that an execution is packed. The user's own metadata, in record 0, does not have it."""
+PACKED = "packed"
+
+
+def is_packed(row: ExecutionRow) -> bool:
+    """Whether an execution shares its process."""
+    return row.metadata.get(PLACEMENT) == PACKED
+
+
+def wants_packed(new: dict[str, Any]) -> bool:
+    """Whether a request asks for a shared process.
+
+    Raises:
+        ConfigurationError: It asks for something there is not.
+    """
+    return check_placement(new.get("placement")) == PACKED
+
+
+async def forked(store: Store, new: dict[str, Any]) -> dict[str, Any]:
+    """A request to fork, with what it takes over from the execution it goes on from."""
+    source = new["forked_from"]
+    row = await store.row(source)
+    first = (await store.journal(source, limit=1))[0].body
+    step, changes = new.get("forked_step"), new.get("forked_state")
+    if first.get("graph") is None:
+        if step is not None and not 0 <= step <= row.seq:
+            problem = f"Execution {source!r} has no step {step}; its steps are 0 to {row.seq}."
+            raise ConfigurationError(problem=problem)
+        unknown = sorted(set(changes or {}) - forking.CHANGES)
+        if unknown:
+            problem = f"A fork can change {', '.join(sorted(forking.CHANGES))}, not {', '.join(unknown)}."
+            raise ConfigurationError(problem=problem)
+    return {
+        "agent": row.agent,
+        "deployment_id": row.deployment_id,
+        "prompt": first.get("prompt"),
+        "graph": first.get("graph"),
+        "timeout_s": first.get("timeout_s"),
+        "metadata": {name: value for name, value in row.metadata.items() if name != PLACEMENT},
+        "placement": row.metadata.get(PLACEMENT),
+        **new,
+    }
+
+
+def accepted(new: dict[str, Any], *, execution_id: str, deployment_id: str, now: float) -> NewExecution:
+    """What is stored of a request."""
+    started = r.Started(
+        at=now,
+        agent=new["agent"],
+        prompt=new["prompt"],
+        session_id=new.get("session_id") or "",
+        timeout_s=new.get("timeout_s"),
+        metadata=new.get("metadata") or {},
+        graph=new.get("graph"),
+        forked_from=new.get("forked_from"),
+        forked_step=new.get("forked_step"),
+        forked_state=new.get("forked_state"),
+    )
+    return NewExecution(
+        execution_id=execution_id,
+        request_id=new["request_id"],
+        agent=new["agent"],
+        deployment_id=deployment_id,
+        started=r.to_plain(started),
+        session_id=started.session_id,
+        idempotency_key=new.get("idempotency_key"),
+        created_at=now,
+        metadata={**started.metadata, PLACEMENT: PACKED} if wants_packed(new) else started.metadata,
+    )
