@@ -39,10 +39,8 @@ async def forked(store: Store, new: dict[str, Any]) -> dict[str, Any]:
         if step is not None and not 0 <= step <= row.seq:
             problem = f"Execution {source!r} has no step {step}; its steps are 0 to {row.seq}."
             raise ConfigurationError(problem=problem)
-        unknown = sorted(set(changes or {}) - forking.CHANGES)
-        if unknown:
-            problem = f"A fork can change {', '.join(sorted(forking.CHANGES))}, not {', '.join(unknown)}."
-            raise ConfigurationError(problem=problem)
+        if changes is not None:
+            forking.check_changes(source, changes)
     return {
         "agent": row.agent,
         "deployment_id": row.deployment_id,

@@ -73,12 +73,15 @@ def nodes_of(events: Iterable[dict[str, Any]], status: str) -> list[Node]:
             case "node_end":
                 _ended(_node(nodes, data), data)
             case "waiting" if data.get("ask") == "interrupt":
-                _all_at_work(nodes, "waits")
+                _stopped(nodes, "waits")
             case "waiting" if data.get("ask") == "breakpoint":
                 stops = (event.get("args") or {}).get("before", [])
-            case "recovered" | "done":
-                _all_at_work(nodes, None)
-                stops = stops if event["type"] == "recovered" else []
+            case "recovered":
+                _stopped(nodes, None)
+            case "done":
+                stops = []
+                for node in nodes.values():
+                    node.tasks.clear()
     for node in nodes.values():
         phases = list(node.tasks.values())
         node.waits = phases.count("waits")
@@ -107,14 +110,15 @@ def _ended(node: Node, data: dict[str, Any]) -> None:
         node.failures += 1
 
 
-def _all_at_work(nodes: dict[tuple[str, ...], Node], phase: str | None) -> None:
-    """What had begun and not ended now waits; or, with None, is no more: it is begun again if it is needed."""
+def _stopped(nodes: dict[tuple[str, ...], Node], phase: str | None) -> None:
+    """What was at work now waits; or, with None, is lost, and begun again if it is needed."""
     for node in nodes.values():
-        for task_id, now in list(node.tasks.items()):
-            if phase is not None:
-                node.tasks[task_id] = phase
-            elif now == "running":
+        at_work = [task_id for task_id, now in node.tasks.items() if now == "running"]
+        for task_id in at_work:
+            if phase is None:
                 del node.tasks[task_id]
+            else:
+                node.tasks[task_id] = phase
 
 
 def drawing_of(shown: dict[str, Any], nodes: Sequence[Node]) -> dict[str, Any]:

@@ -221,6 +221,9 @@ class PlayingConnection(StoreConnection):
             origin = await store.row(new["forked_from"])
             begun = (await store.journal(origin.execution_id))[0].body
             new = {**begun, **new, "deployment_id": origin.deployment_id}
+        elif not new.get("deployment_id"):
+            current = await store.current_deployment(new["agent"])
+            new = {**new, "deployment_id": current and current.deployment_id}
         kept = ("graph", "forked_from", "forked_step", "forked_state")
         started = await self.world.add(
             store,
