@@ -387,13 +387,15 @@ class AgentRuntime(Client):
                     problem=f"Execution {execution_id!r} has no step {step}; see handle.history()."
                 )
             check_change(execution_id, deployment["spec"], state, as_node)
-            if state is not None:
+            if state is not None or as_node is not None:
                 from agentspan.frameworks.langgraph.graphtypes import serde_of
                 from agentspan.frameworks.langgraph.serde import StateSerde
 
                 known = await self._agent_of(execution_id)
                 serde = StateSerde() if known is None else serde_of(known)
                 forked_state = serde.dumps({"values": state, "as_node": as_node}, path="$state")
+        elif as_node is not None:
+            raise ConfigurationError(problem=f"as_node is for graphs; execution {execution_id!r} is of an Agent.")
         request = {
             "request_id": new_id(),
             "forked_from": execution_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,16 +67,34 @@ class Member:
 async def bare(member: Member, url: str | None = None) -> list[Any]:
     """What each turn returns without AgentSpan: the graph's own saver, the answers given as they are asked for."""
     app = member.app(InMemorySaver(), url)
-    config: Any = {**member.config, "configurable": {"thread_id": "bare", **member.config.get("configurable", {})}}
-    returned = []
-    for given in member.given:
-        result = await app.ainvoke(deepcopy(given), config, context=member.context, **member.how)
-        while (state := await app.aget_state(config)).tasks:
-            resume = {found.id: member.answer_to(found.value).resume for found in state.interrupts}
-            command = Command(resume=resume) if resume else None
-            result = await app.ainvoke(command, config, context=member.context, **member.how)
-        returned.append(normal(result))
-    return returned
+    return [normal(await _turn(member, app, deepcopy(given), _config(member))) for given in member.given]
+
+
+async def bare_fork(member: Member, step: int, values: dict[str, Any]) -> Callable[[], Awaitable[Any]]:
+    """Run a member to its end without AgentSpan; what is returned forks that run from a step."""
+    app, config = member.app(InMemorySaver()), _config(member)
+    await _turn(member, app, deepcopy(member.given[0]), config)
+
+    async def fork() -> Any:
+        found = [state async for state in app.aget_state_history(config) if state.metadata["step"] == step]
+        changed = await app.aupdate_state(found[0].config, values)
+        return normal(await _turn(member, app, None, {**config, **changed}))
+
+    return fork
+
+
+def _config(member: Member) -> Any:
+    return {**member.config, "configurable": {"thread_id": "bare", **member.config.get("configurable", {})}}
+
+
+async def _turn(member: Member, app: Any, given: Any, config: Any) -> Any:
+    result = await app.ainvoke(given, config, context=member.context, **member.how)
+    config = _config(member)
+    while (state := await app.aget_state(config)).tasks:
+        resume = {found.id: member.answer_to(found.value).resume for found in state.interrupts}
+        command = Command(resume=resume) if resume else None
+        result = await app.ainvoke(command, config, context=member.context, **member.how)
+    return result
 
 
 def normal(value: Any) -> Any:
@@ -116,6 +134,7 @@ FAMILY = [
     Member(name="pydantic state", build=plain.pydantic_state, given=[{"owner": "kim"}]),
     Member(name="dataclass state", build=plain.dataclass_state, given=[{"city": "Rome"}]),
     Member(name="blocking nodes", build=plain.blocking),
+    Member(name="slow sibling", build=plain.slow_sibling, given=[{"rows": [{"v": 0}]}]),
     Member(name="called graph", build=plain.called),
     Member(name="called graph, sync in async", build=lambda saver: plain.called(saver, sync=True)),
     Member(name="called graph without a saver", build=lambda saver: plain.called(saver, inner=False)),

@@ -17,7 +17,7 @@ from agentspan.frameworks.langgraph.graphloop import GraphLoop
 from agentspan.persistence.memory import MemoryStore
 from agentspan.persistence.store import Commit, Receipt, Store
 from agentspan.testing.crash import Crash, CrashingStore, CrashPoint, crash_at
-from tests.support.graph_family import Member, bare, normal
+from tests.support.graph_family import Member, bare, bare_fork, normal
 from tests.support.graph_lives import GraphLife, graph_loop, started
 from tests.support.graph_runs import RUNS
 from tests.support.model_server import ModelServer
@@ -75,6 +75,17 @@ class Stage:
         RUNS.reset()
         results = await asyncio.wrap_future(self.loop.submit(bare(self.member, self.url)))
         return Story(results, RUNS.counts)
+
+    async def bare_fork(self, step: int, values: dict[str, Any]) -> Story:
+        """Fork a bare run of it."""
+
+        async def run() -> Any:
+            fork = await bare_fork(self.member, step, values)
+            RUNS.reset()
+            return await fork()
+
+        result = await asyncio.wrap_future(self.loop.submit(run()))
+        return Story([result], RUNS.counts)
 
     async def start(self, disk: Store, turn: int = 0, forked: dict[str, Any] | None = None) -> GraphLife:
         """Accept one turn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
 import threading
 from dataclasses import dataclass, field
@@ -382,6 +383,32 @@ def in_place(saver: Any) -> Any:
     return line(*steps, schema=Rows, checkpointer=saver)
 
 
+def slow_sibling(saver: Any) -> Any:
+    """Two side by side, one of which has long ended, and been merged in place, while the other works."""
+
+    async def quick(state: Rows) -> dict[str, Any]:
+        RUNS.enter("quick")
+        return {"rows": [{"v": 1}]}
+
+    async def slow(state: Rows) -> dict[str, Any]:
+        RUNS.enter("slow")
+        await asyncio.sleep(0.01)  # It is slow; nobody waits for it.
+        RUNS.enter("slow, later")
+        return {"rows": [{"v": 2}]}
+
+    async def end(state: Rows) -> dict[str, Any]:
+        RUNS.enter("end")
+        return {"rows": [{"v": len(state["rows"])}]}
+
+    builder = StateGraph(Rows)
+    for action in (quick, slow, end):
+        builder.add_node(action.__name__, action)
+    builder.add_edge(START, "quick")
+    builder.add_edge(START, "slow")
+    builder.add_edge(["quick", "slow"], "end")
+    return builder.compile(checkpointer=saver)
+
+
 class Out(TypedDict):
     answer: str
 
@@ -422,8 +449,6 @@ def functional(saver: Any) -> Any:
 
     @entrypoint(checkpointer=saver)
     async def squares(numbers: list[int]) -> dict[str, Any]:
-        import asyncio
-
         RUNS.enter("squares")
         found = await asyncio.gather(*(square(n) for n in numbers))
         total = 0
