@@ -332,9 +332,7 @@ class ThreadOwnedError(AgentspanError):
 class UnstorableStateError(AgentspanError, TypeError):
     """A value in a graph's state is not data that can be stored. `path` says where it is, `$.messages[3].artifact`."""
 
-    template = (
-        "The graph's state cannot be stored: {path} is {found}, {problem}. {remedy}"
-    )
+    template = "The graph's state cannot be stored: {path} is {found}, {problem}. {remedy}"
 
 
 class UnknownStateTypeError(AgentspanError):

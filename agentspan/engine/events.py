@@ -16,6 +16,7 @@ from typing import Any
 from agentspan.agents.events import AgentEvent, EventType
 from agentspan.engine import records as r
 from agentspan.engine.answers import verdicts
+from agentspan.engine.state import from_snapshot
 
 
 def events_of(record: r.AnyRecord, *, execution_id: str, first: int) -> list[AgentEvent]:
@@ -67,6 +68,26 @@ def _recovered(record: r.Recovered) -> list[Fields]:
         elif call.action == "fail":
             told.append({"type": EventType.TOOL_RESULT, **where, "data": {"error": "outcome unknown after a crash"}})
     return told
+
+
+def _forked(record: r.Forked) -> list[Fields]:
+    """What waits for somebody in the state that it goes on from waits anew, and readers have not heard of it."""
+    try:
+        open_asks = from_snapshot(record.snapshot).open_asks() if record.snapshot is not None else []
+    except ValueError:
+        return []  # It cannot be applied either, which says so.
+    return [
+        {
+            "type": EventType.WAITING,
+            "tool_name": call.name,
+            "call_id": call.call_id,
+            "agent_path": frame.path,
+            "args": call.arguments,
+            "content": call.plan.question or None,
+            "data": {"ask": call.ask, "arguments_hash": call.arguments_hash, "asks": len(open_asks)},
+        }
+        for frame, call in open_asks
+    ]
 
 
 def _model(record: r.ModelAnswered) -> list[Fields]:
@@ -216,7 +237,7 @@ _TELL: dict[type[r.Record], Callable[[Any], list[Fields]]] = {
     r.MessagesDelivered: _delivered,
     r.Controlled: _control,
     r.StopChecked: _nothing,
-    r.Forked: _nothing,
+    r.Forked: _forked,
     r.GraphTold: _graph_told,
     r.GraphWaits: _graph_waits,
     r.GraphHeld: _nothing,

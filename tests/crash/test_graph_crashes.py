@@ -19,10 +19,10 @@ from agentspan.errors import StaleEpochError
 from agentspan.frameworks.langgraph.graphtypes import serde_of
 from agentspan.persistence.memory import MemoryStore
 from agentspan.testing.crash import CrashPoint, crash_at
-from tests.support.graph_family import BY_NAME, FAMILY, Member
+from tests.support.graph_family import BY_NAME, FAMILY, Member, normal
 from tests.support.graph_lives import GraphLife, graph_loop
 from tests.support.graph_runs import RUNS
-from tests.support.graph_stories import Story, Witnessed, against, faults_of, normal, stage
+from tests.support.graph_stories import Story, Witnessed, against, faults_of, stage
 
 SEEDS = [int(os.environ["GRAPH_SEED"])] if "GRAPH_SEED" in os.environ else list(range(2))
 LANDED = pytest.mark.parametrize("landed", [False, True], ids=["before it landed", "answer lost"])
@@ -125,7 +125,7 @@ async def test_a_fork_that_dies_at_any_call_ends_as_if_it_had_not(name: str, ste
         async def fork(*points: CrashPoint) -> Story:
             RUNS.reset()
             return await here.play(
-                await here.start(Witnessed(disk), forked=forked),  # type: ignore[arg-type]
+                await here.start(Witnessed(disk), forked=forked),
                 Story([], Counter()),
                 points=points,
             )
@@ -181,7 +181,7 @@ async def test_an_incarnation_that_was_taken_for_dead_writes_nothing(
     async with stage(member) as here, graph_loop() as other_loop:
         clean = await here.bare()
         RUNS.reset()
-        zombie = await here.start(Witnessed(disk))  # type: ignore[arg-type]
+        zombie = await here.start(Witnessed(disk))
         RUNS.on_enter = hook
         run = zombie.begin()
         await reached.wait()

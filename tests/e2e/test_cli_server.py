@@ -44,6 +44,36 @@ support = Agent(
 )
 echo = Agent(name="echo", model="scripted/echo")
 '''
+ESSAY = """
+import operator
+from typing import Annotated, TypedDict
+
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+
+print("this module prints when it is imported")
+
+
+class State(TypedDict, total=False):
+    topic: str
+    log: Annotated[list[str], operator.add]
+
+
+def draft(state):
+    return {"log": [f"draft of {state['topic']}"]}
+
+
+def review(state):
+    return {"log": [interrupt({"question": "Is it good?", "draft": state["log"][-1]})]}
+
+
+builder = StateGraph(State)
+builder.add_node("draft", draft)
+builder.add_node("review", review)
+builder.add_edge(START, "draft")
+builder.add_edge("draft", "review")
+app = builder.compile()
+"""
 RAY_NOISE = re.compile(r"raylet|ray\.|\(pid=|ray::|INFO|WARNING|Traceback", re.IGNORECASE)
 
 
@@ -109,6 +139,7 @@ class Shell:
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     home, folder = private_home(), tmp_path_factory.mktemp("shop")
     (folder / "shop.py").write_text(SHOP)
+    (folder / "essay.py").write_text(ESSAY)
     shell = Shell(home, folder)
     started = shell("server", "start", "--num-cpus", "2")
     assert started.code == 0, started.err
@@ -193,6 +224,26 @@ def test_approving_with_a_short_id_lets_it_finish(shell: Shell) -> None:
     result = shell("result", full, "--timeout", "60", "--json")
     assert (result.code, result.json["output"]) == (0, "It is [paid].")
     assert result.json["tool_calls"][0]["decided_by"] == "ann"
+
+
+def test_a_graph_asks_is_answered_and_is_gone_back_in(shell: Shell) -> None:
+    started = shell("run", "essay.py", "--input", '{"topic": "rivers"}', "--detach")
+    assert started.code == 0, started.err
+    full = started.out.strip()
+    until("a question", lambda: shell.status_of(full) == "WAITING")
+    assert f"agent-span respond {full[:11]} ANSWER" in shell("pending").out
+    assert shell("respond", full, "very good").code == 0
+    result = shell("result", full, "--timeout", "60", "--json")
+    assert (result.code, result.json["output"]["log"]) == (0, ["draft of rivers", "very good"])
+    history = shell("history", full, "--json")
+    assert [state["next"] for state in history.json["history"]] == [[], ["review"], ["draft"], ["__start__"]]
+    fork = shell("fork", full, "--step", "0", "--state", '{"topic": "lakes"}')
+    assert fork.code == 0, fork.err
+    forked = fork.out.strip()
+    until("the fork's question", lambda: shell.status_of(forked) == "WAITING")
+    assert "draft of lakes" in shell("show", forked).out
+    assert "class review waits" in shell("show", forked, "--graph").out
+    assert shell("cancel", forked).code == 0
 
 
 def test_cancel_ends_it(shell: Shell) -> None:

@@ -92,7 +92,7 @@ async def _turn(member: Member, app: Any, given: Any, config: Any) -> Any:
     config = _config(member)
     while (state := await app.aget_state(config)).tasks:
         resume = {found.id: member.answer_to(found.value).resume for found in state.interrupts}
-        command = Command(resume=resume) if resume else None
+        command: Any = Command(resume=resume) if resume else None
         result = await app.ainvoke(command, config, context=member.context, **member.how)
     return result
 

@@ -90,7 +90,7 @@ class Stage:
     async def start(self, disk: Store, turn: int = 0, forked: dict[str, Any] | None = None) -> GraphLife:
         """Accept one turn."""
         member = self.member
-        session = {"session_id": "s"} if len(member.given) > 1 else {}
+        session: Any = {"session_id": "s"} if len(member.given) > 1 else {}
         if self.graph is None or member.afresh:
             self.graph = Graph.of(member.app(None, self.url), types=member.types)
         return await started(
@@ -120,8 +120,8 @@ class Stage:
         story = Story([], Counter())
         *turns, last = range(len(self.member.given))
         for turn in turns:
-            await self.play(await self.start(witnessed, turn), story)  # type: ignore[arg-type]
-        life = await self.start(witnessed, last)  # type: ignore[arg-type]
+            await self.play(await self.start(witnessed, turn), story)
+        life = await self.start(witnessed, last)
         return await self.play(life, story, points=points, kill_at=kill_at)
 
     async def play(
@@ -175,7 +175,7 @@ class _Play:
     async def _incarnation(self) -> Any:
         """One life; None if it died."""
         point = self._points.pop(0) if self._points else self._undisturbed
-        self._life.store = CrashingStore(self._disk, point)  # type: ignore[arg-type]
+        self._life.store = CrashingStore(self._disk, point)
         RUNS.life += 1
         try:
             return await self._life.live()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from agentspan.frameworks.langgraph.channels import (
@@ -78,7 +77,7 @@ def decode(chain: Sequence[Link], serde: Serde, path: str) -> tuple[Any, Callabl
     def hold() -> Held:
         small = full.encoded if len(chain) == 1 and sum(sizes) + 2 * len(sizes) <= SMALL_BYTES else None
         held = held_full(kind, value, sizes, chain[0].where, chain[0].version, serde, small)
-        return held if anchors is None else replace(held, anchors=anchors())
+        return held if anchors is None else held._replace(anchors=anchors())
 
     return value, hold
 

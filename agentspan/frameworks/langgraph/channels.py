@@ -23,11 +23,10 @@ whole list), or [front, run, back] (a list, spliced into the one in the base).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
-from agentspan.frameworks.langgraph.marks import common_ends, items_mark, mark_of
+from agentspan.frameworks.langgraph.marks import PLAIN, common_ends, items_mark, mark_of
 
 Version = int | str | float
 Run = Any
@@ -60,8 +59,10 @@ class Sources(Protocol):
     def version(self, version: Version) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Anchor:
+_UNTOUCHED: dict[str, tuple[int, int] | None] = {}
+
+
+class Anchor(NamedTuple):  # A named tuple, as below, because a step makes several, and a frozen dataclass costs thrice.
     """A stored version that later ones build on, and what has happened to the value since."""
 
     where: str
@@ -75,15 +76,17 @@ class Anchor:
     """A list: how many items at its front and back are still as they were; None: all."""
     keys: tuple[str, ...] = ()
     """A dict: its keys then, in order."""
-    touched: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    touched: dict[str, tuple[int, int] | None] = _UNTOUCHED
     """A dict: entries that changed since; for a list that was only spliced, its ends."""
 
     def then(self, ends: tuple[int, int] | None, touched: dict[str, tuple[int, int] | None]) -> Anchor:
         """The anchor after one more change."""
-        both = dict(self.touched)
-        for key, spliced in touched.items():
-            both[key] = _narrower(both[key], spliced) if key in both else spliced
-        return replace(self, ends=ends if self.ends is None else _narrower(self.ends, ends), touched=both)
+        both = self.touched
+        if touched:
+            both = dict(both)
+            for key, spliced in touched.items():
+                both[key] = _narrower(both[key], spliced) if key in both else spliced
+        return self._replace(ends=ends if self.ends is None else _narrower(self.ends, ends), touched=both)
 
 
 def _narrower(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -92,8 +95,7 @@ def _narrower(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tup
     return min(one[0], other[0]), min(one[1], other[1])
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """What is known of the stored value of one channel."""
 
     where: str
@@ -103,15 +105,13 @@ class Held:
     """Of the items or entries, or of the one value."""
     marks: list[Any]
     sizes: list[int]
+    size: int
+    """Of all of them."""
     keys: tuple[str, ...] = ()
     small: Encoded = None
     """The value itself, when referring to it would be longer."""
     anchors: tuple[Anchor, ...] = ()
-    """One per rung of the ladder, the full value last."""
-
-    @property
-    def size(self) -> int:
-        return sum(self.sizes)
+    """Of a list or dict: one per rung of the ladder, the full value last."""
 
 
 def encode(
@@ -153,15 +153,15 @@ def held_full(
     kind: int, value: Any, sizes: list[int], where: str, version: Version, serde: Serde, small: Encoded = None
 ) -> Held:
     """What is known of a value that was stored, or read, in full."""
-    keys: tuple[str, ...] = ()
-    parts = [value]
-    if kind == LIST:
-        parts = value
-    elif kind == DICT:
-        keys, parts = tuple(value), list(value.values())
-    root = Anchor(where, version, 0, sum(sizes), keys=keys)
+    size = sum(sizes)
+    if kind == WHOLE:
+        marks = [value if type(value) in PLAIN else mark_of(value, serde.dumps)]
+        return Held(where, version, kind, [type(value)], marks, sizes, size, (), small)
+    keys = tuple(value) if kind == DICT else ()
+    parts = list(value.values()) if kind == DICT else value
+    root = Anchor(where, version, 0, size, None, keys)
     marks = items_mark(parts, serde.dumps)
-    return Held(where, version, kind, list(map(type, parts)), marks, sizes, keys, small, (root,))
+    return Held(where, version, kind, list(map(type, parts)), marks, sizes, size, keys, small, (root,))
 
 
 def _full(kind: int, value: Any, where: str, version: Version, serde: Serde, path: str) -> tuple[Encoded, Held]:
@@ -248,16 +248,19 @@ def _next_list(
     assert base.ends is not None
     kept_front, kept_back = base.ends
     run, sizes = pack_run(value[kept_front : len(value) - kept_back], serde, path, kept_front)
+    delta = sum(sizes)
     sizes = held.sizes[:kept_front] + sizes + held.sizes[len(held.sizes) - kept_back :]
-    delta = sum(sizes) - sum(held.sizes[:kept_front]) - sum(held.sizes[len(held.sizes) - kept_back :])
-    if _is_too_long(base, delta, sizes):
+    whole = sum(sizes)
+    if _is_too_long(base, delta, whole):
         return _full(LIST, value, where, version, serde, path)
     k = anchors[0].k + 1
     encoded = [SPLICE, sources.source(base.where), sources.version(base.version), k, kept_front, run, kept_back]
     fresh = items_mark(value[front : len(value) - back], serde.dumps)
     marks = held.marks[:front] + fresh + held.marks[len(held.marks) - back :]
     new = Anchor(where, version, k, base.chain_bytes + delta)
-    return encoded, Held(where, version, LIST, list(map(type, value)), marks, sizes, anchors=climbed(anchors, new))
+    return encoded, Held(
+        where, version, LIST, list(map(type, value)), marks, sizes, whole, anchors=climbed(anchors, new)
+    )
 
 
 def _next_dict(
@@ -296,7 +299,8 @@ def _next_dict(
         sizes.append(size + kept + len(key))
         delta += size + len(key)
     gone = [key for key in base.keys if key not in value]
-    if _is_too_long(base, delta, sizes) or list(keys) != _keys_after(base.keys, keys):
+    whole = sum(sizes)
+    if _is_too_long(base, delta, whole) or list(keys) != _keys_after(base.keys, keys):
         return _full(DICT, value, where, version, serde, path)
     k = anchors[0].k + 1
     encoded = [CHANGES, sources.source(base.where), sources.version(base.version), k, entries, gone]
@@ -305,11 +309,10 @@ def _next_dict(
     ]
     new = Anchor(where, version, k, base.chain_bytes + delta, keys=keys)
     types = list(map(type, value.values()))
-    return encoded, Held(where, version, DICT, types, marks, sizes, keys, anchors=climbed(anchors, new))
+    return encoded, Held(where, version, DICT, types, marks, sizes, whole, keys, anchors=climbed(anchors, new))
 
 
-def _is_too_long(base: Anchor, delta: int, sizes: Iterable[int]) -> bool:
-    whole = sum(sizes)
+def _is_too_long(base: Anchor, delta: int, whole: int) -> bool:
     return delta + _DELTA_BYTES >= whole or base.chain_bytes + delta > 2 * whole
 
 

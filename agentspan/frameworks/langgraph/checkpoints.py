@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentspan.frameworks.langgraph.channel_reading import Link, base_link
 from agentspan.frameworks.langgraph.channels import Held, Serde, Version, encode
@@ -34,8 +34,7 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 _OWN_KEYS = frozenset({"v", "id", "ts", "channel_values", "channel_versions", "versions_seen", "updated_channels"})
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What the next checkpoint needs to know of its parent."""
 
     channels: dict[str, tuple[Version, Held]]
@@ -117,10 +116,16 @@ def _layout(
     checkpoint: Mapping[str, Any], known: Known | None, own_id: str
 ) -> tuple[str, dict[str, int], Iterable[str]]:
     seen, updated = checkpoint["versions_seen"], checkpoint.get("updated_channels") or ()
-    needed = (checkpoint["channel_versions"], checkpoint["channel_values"], seen, *seen.values(), dict.fromkeys(updated))
+    needed = (
+        checkpoint["channel_versions"],
+        checkpoint["channel_values"],
+        seen,
+        *seen.values(),
+        dict.fromkeys(updated),
+    )
     if known is not None:
         have = known.layout.keys()
-        if all([of.keys() <= have for of in needed]):
+        if all(of.keys() <= have for of in needed):
             return known.layout_at, known.layout, ()
     # With those of before, so that a branch that comes and goes does not change it each time.
     names = {} if known is None else dict.fromkeys(known.layout)

@@ -25,7 +25,7 @@ from uuid import UUID
 
 Dumps = Callable[[Any], bytes]
 
-_PLAIN = frozenset({str, bytes, int, bool, type(None)})
+PLAIN = frozenset({str, bytes, int, bool, type(None)})
 _CONTAINERS = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float)
 _FIXED = (Enum, UUID, Decimal, date, time, timedelta, timezone, PurePath, type)
 """Cannot be changed in place; equal ones may still be stored differently (Decimal 1.0 and 1.00), their repr tells."""
@@ -41,7 +41,7 @@ def mark_of(value: Any, dumps: Dumps, depth: int = 0) -> Any:
         depth: Levels above it; what is nested deeper than 16 is written out.
     """
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in PLAIN:
         return value
     if kind is float:
         return value if value else _Zero(value)
@@ -60,7 +60,7 @@ def mark_of(value: Any, dumps: Dumps, depth: int = 0) -> Any:
 
 def items_mark(values: Sequence[Any], dumps: Dumps, depth: int = 1) -> list[Any]:
     """The marks of a list's elements, one each."""
-    return [value if type(value) in _PLAIN else mark_of(value, dumps, depth) for value in values]
+    return [value if type(value) in PLAIN else mark_of(value, dumps, depth) for value in values]
 
 
 def unchanged(types: list[type], marks: list[Any], values: list[Any]) -> bool:

@@ -17,7 +17,7 @@ from agentspan.errors import ConfigurationError, ModelAuthError, UnknownExecutio
 from agentspan.models.base import ModelReply
 from agentspan.persistence.forking import state_after
 from agentspan.persistence.memory import MemoryStore
-from agentspan.persistence.reading import read_history, read_result
+from agentspan.persistence.reading import read_events, read_history, read_result
 from agentspan.testing import ScriptedModel, call, calls, say
 
 ran: list[tuple[str, str]] = []
@@ -200,6 +200,10 @@ async def test_an_open_approval_is_asked_again_in_the_fork() -> None:
     (again,) = await world.store.pending(fork)
     assert (again.tool, again.arguments, again.arguments_hash) == ("refund", {"amount": 5}, asked.arguments_hash)
     assert ran == [(one, "note a")], "its sibling's result is part of the state"
+    events = (await read_events(world.store, fork, 0))["events"]
+    (waiting,) = [event for event in events if event["type"] == "waiting"]
+    assert (waiting["call_id"], waiting["args"]) == (again.call_id, {"amount": 5}), "readers of the fork hear of it"
+    assert waiting["data"] == {"ask": "approval", "arguments_hash": asked.arguments_hash, "asks": 1}
 
     await world.store.send(Signal(signal_id="s1", execution_id=fork, kind="approve"))
     await world.run(fork)
