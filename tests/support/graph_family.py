@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.messages import BaseMessage
+from langgraph import types
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
@@ -109,6 +112,10 @@ def normal(value: Any) -> Any:
     return value
 
 
+RECENT = hasattr(types, "_interrupt_id")
+"""Whether this is LangGraph 1.2.20 or newer."""
+HAS_SCHEMAS = "response_schema" in inspect.signature(types.interrupt).parameters
+HAS_PER_CALL = "interrupt_mode" in inspect.signature(HumanInTheLoopMiddleware.__init__).parameters
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
 IN_PLACE = {"document": {"tags": []}, "items": [{"v": 0}, {"v": 10}]}
 LETTERS = {f"{name}?": say(name.upper()) for name in "pqr"}
@@ -128,7 +135,7 @@ PER_CALL = {
     "'to': 'max'": Answer(DECISIONS["respond"], "respond", {"value": "he knows"}),
 }
 
-FAMILY = [
+ALL = [
     Member(name="sequence", build=plain.sequence),
     Member(name="map-reduce", build=plain.map_reduce),
     Member(name="pydantic state", build=plain.pydantic_state, given=[{"owner": "kim"}]),
@@ -218,7 +225,7 @@ FAMILY = [
     ),
     Member(
         name="approval, batched",
-        build=agents.approved("batched"),
+        build=agents.approved(),
         given=[HELLO],
         answers=BATCHED,
         gates={"mail kim": 1, "model1": 1, "mail max": 2},
@@ -231,4 +238,11 @@ FAMILY = [
         gates={"mail lee": 2, "model1": 2, "model2": 3},
     ),
 ]
+MISSING = {
+    "error handler": not RECENT,  # It is there, and does not work.
+    "interrupt with a schema": not HAS_SCHEMAS,
+    "approval, per call": not HAS_PER_CALL,
+}
+FAMILY = [member for member in ALL if not MISSING.get(member.name)]
+"""Those that the installed LangGraph can run."""
 BY_NAME = {member.name: member for member in FAMILY}

@@ -143,9 +143,10 @@ def asking_tool(saver: Any) -> Any:
     return create_agent(ScriptedChat(replies=replies), [refund, weather], checkpointer=saver)
 
 
-def approved(mode: Any) -> Any:
+def approved(mode: Any = None) -> Any:
     def build(saver: Any) -> Any:
-        middleware = HumanInTheLoopMiddleware({"mail": True, "weather": False}, interrupt_mode=mode)
+        how = {} if mode is None else {"interrupt_mode": mode}
+        middleware = HumanInTheLoopMiddleware({"mail": True, "weather": False}, **how)
         model = ScriptedChat(replies=WEATHER_AND_MAIL)
         return create_agent(model, [weather, mail], middleware=[middleware], checkpointer=saver)
 

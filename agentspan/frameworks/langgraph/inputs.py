@@ -49,7 +49,7 @@ def to_input(described: Mapping[str, Any], agent: str, given: Any) -> Any:
         InvalidPromptError: It fits nothing of the graph's input; names the fields and the form to give.
     """
     if _is_command(given):
-        return given
+        return _checked_command(agent, given)
     if described["form"] == "value":
         return _to_value(described, agent, given)
     fields: list[Mapping[str, Any]] = list(described["fields"])
@@ -169,6 +169,18 @@ def _state_of(given: Any) -> dict[str, Any] | None:
             if name in set_fields or getattr(given, name) is not None or field.default is not None
         }
     return None
+
+
+def _checked_command(agent: str, given: Any) -> Any:
+    """A `Command` as it is, unless it has no meaning for a new execution, which LangGraph does not say."""
+    if given.resume is not None or not (given.update or given.goto):
+        found = "Command(resume=...)" if given.resume is not None else "Command that says nothing"
+        raise InvalidPromptError(
+            agent=agent,
+            found=f"{found}, and a new execution has nothing to resume",
+            expected="its input, or a Command with update or goto; handle.respond(...) answers an execution that waits",
+        )
+    return given
 
 
 def _is_command(given: Any) -> bool:

@@ -30,7 +30,11 @@ def apply() -> None:
 
     A `@task` begins before what the last one returned is stored, which a crash then loses with all that was built on it.
     With a saver of ours it waits for that.
+
+    Before 1.2.20 all questions of one run of a node have the same ID: after a crash the answer to the first would be taken
+    for one to the second, which nobody has seen yet. The later ones get a number behind it (`resume_key` is without).
     """
+    from langgraph import types
     from langgraph.pregel import _loop
 
     for loop in (_loop.AsyncPregelLoop, _loop.SyncPregelLoop):
@@ -42,6 +46,26 @@ def apply() -> None:
     accept = _loop.AsyncPregelLoop.aaccept_push
     if not hasattr(accept, "__wrapped__"):
         setattr(_loop.AsyncPregelLoop, "aaccept_push", _behind_what_is_stored(accept))  # noqa: B010
+    from_ns = types.Interrupt.from_ns
+    if not hasattr(types, "_interrupt_id") and not hasattr(from_ns, "__wrapped__"):
+        setattr(types.Interrupt, "from_ns", staticmethod(_numbered(from_ns)))  # noqa: B010
+
+
+def resume_key(interrupt_id: str) -> str:
+    """What LangGraph resumes an interrupt by."""
+    return interrupt_id.partition("-")[0]
+
+
+def _numbered(from_ns: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(from_ns)
+    def numbered(value: Any, ns: str) -> Any:
+        from langgraph.config import get_config
+
+        found = from_ns(value, ns)
+        answered = len(get_config()["configurable"]["__pregel_scratchpad"].resume)
+        return type(found)(value=found.value, id=f"{found.id}-{answered}") if answered else found
+
+    return numbered
 
 
 def _behind_what_is_stored(accept: Callable[..., Any]) -> Callable[..., Any]:

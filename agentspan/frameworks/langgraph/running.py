@@ -208,7 +208,7 @@ class _Run:
         if asked and all(found.id in self._answers for found in asked):
             from langgraph.types import Command
 
-            return Command(resume={found.id: self._answers[found.id] for found in asked})
+            return Command(resume={patches.resume_key(found.id): self._answers[found.id] for found in asked})
         return await self._waits(snapshot, head, config)
 
     async def _waits(self, snapshot: Any, head: Any, config: Any) -> r.GraphWaits | None:
@@ -269,7 +269,9 @@ class _Run:
                 # Streaming makes LangChain call another method of the model, which not every one has. Its task has
                 # failed and left no result, so going on runs it again, this time without.
                 log.info("graph.not_streaming", extra={"execution_id": self._execution_id, "problem": str(problem)})
-                return await self._consume(None, config, None)
+                await self._port.flushed()
+                again = await self._next_input(config)  # With the answers it was given, if it was.
+                return None if isinstance(again, r.GraphWaits) else await self._consume(again, config, None)
         except GraphDrained:
             return _HELD
         finally:

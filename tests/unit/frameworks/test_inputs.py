@@ -193,6 +193,13 @@ def test_a_dict_and_a_command_stay_what_they_are() -> None:
     assert to_input(described, "a", command) is command
 
 
+@pytest.mark.parametrize(("command", "words"), [(Command(resume="yes"), r"resume=\.\.\."), (Command(), "says nothing")])
+def test_a_command_that_resumes_has_nothing_to_resume(command: Any, words: str) -> None:
+    with pytest.raises(InvalidPromptError, match=words) as caught:
+        to_input(describe_input(graph(Typed)), "a", command)
+    assert "handle.respond(...)" in str(caught.value)
+
+
 @pytest.mark.parametrize("schema", [Model, Data])
 def test_an_instance_of_the_state_is_read_as_langgraph_reads_it(schema: Any) -> None:
     app = graph(schema)
