@@ -90,6 +90,10 @@ def dump(value: Any) -> tuple[bytes, CodePickler]:
     return code, pickler
 
 
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_NAMEABLE = (type, types.ModuleType, types.GenericAlias, types.UnionType)
+
+
 class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Ray's cloudpickle (the stand-alone one has registries of its own), with the cases above handled or refused."""
 
@@ -108,6 +112,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             reduced = super().reducer_override(obj)
             if reduced is not NotImplemented:
                 refuse_local_imports(obj.__code__, obj.__globals__)
+                _keep_annotated_names(obj, reduced)
             return reduced
         if obj is os.environ:
             return getattr, (os, "environ")
@@ -153,6 +158,19 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return None
         names = (name for name, value in list(module.__dict__.items()) if value is obj)
         return next(((module, name) for name in names), None)
+
+
+def _keep_annotated_names(function: types.FunctionType, reduced: Any) -> None:
+    """Have the types travel that only text annotations name (`from __future__ import annotations`).
+
+    cloudpickle takes along the globals that the code uses. LangChain reads the annotations of a tool where it runs.
+    """
+    kept = reduced[2][1]["__globals__"]
+    for text in function.__annotations__.values():
+        for name in _WORD.findall(text) if isinstance(text, str) else ():
+            value = function.__globals__.get(name)
+            if name not in kept and (isinstance(value, _NAMEABLE) or type(value).__module__ == "typing"):
+                kept[name] = value
 
 
 def _pickles(obj: Any) -> bool:

@@ -135,9 +135,9 @@ async def test_a_fork_that_dies_at_any_call_ends_as_if_it_had_not(name: str, ste
         assert clean.results != story.results
         assert against(clean, await fork()) == []
         for number in count():
-            point = crash_at(number // 2, landed=bool(number % 2))
+            point = crash_at(number, landed=bool(number % 2))
             again = await fork(point)
-            assert against(clean, again) == [], f"{name}, {point}: {again.calls[: number // 2 + 1]}"
+            assert against(clean, again) == [], f"{name}, {point}: {again.calls[: number + 1]}"
             if not point.fired:
                 break
         assert await left_behind(disk, origin) == kept

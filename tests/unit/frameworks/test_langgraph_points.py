@@ -50,7 +50,7 @@ HERE = Path(__file__).parents[3]
 UNIT = "tests/unit/frameworks"
 CLOSER = {
     1: [f"{UNIT}/test_graph.py::test_preparing_leaves_the_users_graph_alone"],
-    2: [f"{UNIT}/test_saver_rules.py::test_after_task_writes_failed_the_next_checkpoint_fails"],
+    2: [f"{UNIT}/test_saver_failures.py::test_after_task_writes_failed_the_next_checkpoint_fails"],
     3: [f"{UNIT}/test_saver_graphs.py::test_patches_are_idempotent_and_leave_what_is_there"],
     8: ["tests/crash/test_graph_parity.py::test_a_durable_graph_returns_what_a_bare_one_does"],
     10: ["tests/unit/engine/test_answers.py::*"],
@@ -486,12 +486,12 @@ def double(number: int) -> int:
 
 
 @entrypoint()
-def flow(number: int) -> int:
+def point_17(number: int) -> int:
     return double(number).result() + 1
 
 
 def test_point_17_graphs_are_not_pickled_as_they_are() -> None:
-    by_value = shipping.load(shipping.pack(Graph.of(flow)))
+    by_value = shipping.load(shipping.pack(Graph.of(point_17)))
     assert by_value.app.invoke(3) == 7
     states = shipping.load(shipping.pack(Graph.of(line(("a", lambda state: {"log": ["a"]})))))
     assert states.app.invoke({"topic": "t"}) == {"topic": "t", "log": ["a"]}
@@ -500,9 +500,9 @@ def test_point_17_graphs_are_not_pickled_as_they_are() -> None:
 def test_point_18_what_can_be_imported_goes_by_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shopkit: Any
 ) -> None:
-    row = shipping.pack(Graph.of(shopkit.flow))
-    assert (row.source, row.reference, row.code) == ("reference", "shopkit_points:flow", None)
-    assert shipping.load(row).app is shopkit.flow
+    row = shipping.pack(Graph.of(shopkit.point_18))
+    assert (row.source, row.reference, row.code) == ("reference", "shopkit_points:point_18", None)
+    assert shipping.load(row).app is shopkit.point_18
 
 
 def test_point_18_the_classes_of_a_script_have_one_name_whatever_the_script_is_loaded_as() -> None:
@@ -530,7 +530,7 @@ def shopkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shopkit\nVersion: 1.0\n")
     (info / "top_level.txt").write_text("shopkit_points\n")
     (tmp_path / "shopkit_points.py").write_text(
-        "from langgraph.func import entrypoint\n\n\n@entrypoint()\ndef flow(number: int) -> int:\n    return number + 1\n"
+        "from langgraph.func import entrypoint\n\n\n@entrypoint()\ndef point_18(number: int) -> int:\n    return number + 1\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr("agentspan.actors.references._site_folders", lambda: [tmp_path.resolve()])
