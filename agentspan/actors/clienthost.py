@@ -118,8 +118,6 @@ class ClientHost:
             await self._there(self._leave())
             self._loop.call_soon_threadsafe(self._loop.stop)
             await asyncio.to_thread(self._thread.join, LEAVE_TIMEOUT_S)
-            if not self._thread.is_alive():
-                self._loop.close()
 
     def _there(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))

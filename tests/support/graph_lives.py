@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from functools import cache
 from typing import Any
 
 from agentspan.actors.driver import Driver, Outcome
@@ -151,10 +152,13 @@ async def started(
     return GraphLife(graph, store, loop, execution_id)
 
 
+@cache
+def _shared_loop() -> GraphLoop:
+    return (
+        GraphLoop()
+    )  # One for all tests, as one is for all graphs of a process; it keeps file descriptors to its end.
+
+
 @contextlib.asynccontextmanager
 async def graph_loop() -> AsyncIterator[GraphLoop]:
-    loop = GraphLoop()
-    try:
-        yield loop
-    finally:
-        loop.close()
+    yield _shared_loop()

@@ -17,8 +17,6 @@ T = TypeVar("T")
 SYNC_NODES_MAX = 64
 """Sync nodes that run at once. The default pool of asyncio has 6 threads on two cores."""
 
-CLOSE_TIMEOUT_S = 1.0
-
 
 class GraphLoop:
     """An event loop in a daemon thread: a node that never returns must not keep the process."""
@@ -35,13 +33,6 @@ class GraphLoop:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        """End the loop; what runs on it is abandoned. Idempotent.
-
-        A node that blocks the loop keeps it, and its file descriptors, until it returns.
-        """
+        """End the loop; what runs on it is abandoned, with its connections: for the end of a process."""
         self._threads.shutdown()
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(CLOSE_TIMEOUT_S)
-            if not self._thread.is_alive():
-                self._loop.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
