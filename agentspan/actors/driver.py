@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from agentspan.actors.feed import Feed
-from agentspan.actors.reports import Report, Reported, Reports, settle
+from agentspan.actors.reports import Reported, Reports, settle
 from agentspan.agents.spec import AgentSpec
 from agentspan.engine import records as r
 from agentspan.engine.admit import admit
@@ -36,7 +36,7 @@ from agentspan.engine.view import current_task, status_of
 from agentspan.errors import StoreUnavailableError
 from agentspan.persistence.loading import load_state, pending_rows
 from agentspan.persistence.store import Commit, JournalEntry, PendingRow, RowChange, Store
-from agentspan.persistence.threads import ThreadWrite, joined
+from agentspan.persistence.threads import Report, ThreadWrite, joined
 
 log = logging.getLogger("agentspan.driver")
 T = TypeVar("T")

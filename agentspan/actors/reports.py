@@ -7,29 +7,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from agentspan.engine import records as r
 from agentspan.persistence.threads import ThreadWrite
-
-
-class Report(Protocol):
-    """Have something committed. Safe to call from any thread."""
-
-    def __call__(
-        self, records: Sequence[r.AnyRecord] = (), thread: ThreadWrite | None = None, *, within_s: float = 0.0
-    ) -> Future[None]:
-        """Have records and a part of the execution's thread committed together, in the order of the calls.
-
-        Args:
-            records: Told by the effect; they must fit whatever signals come in between.
-            thread: Checkpoints and writes of the execution's thread.
-            within_s: How long it may wait for more to share its commit.
-
-        Returns:
-            Done once it is committed; fails with what stops the driver (`StaleEpochError` among others).
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

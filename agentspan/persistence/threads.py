@@ -12,8 +12,11 @@ any other thread is written by `write_thread`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from agentspan.engine import records as r
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,25 @@ class ThreadCheckpoint:
     thread_id: str
     row: CheckpointRow
     writes: Sequence[WriteRow] = field(default_factory=tuple)
+
+
+class Report(Protocol):
+    """Have something committed. Safe to call from any thread."""
+
+    def __call__(
+        self, records: Sequence[r.AnyRecord] = (), thread: ThreadWrite | None = None, *, within_s: float = 0.0
+    ) -> Future[None]:
+        """Have records and a part of the execution's thread committed together, in the order of the calls.
+
+        Args:
+            records: Told by the effect; they must fit whatever signals come in between.
+            thread: Checkpoints and writes of the execution's thread.
+            within_s: How long it may wait for more to share its commit.
+
+        Returns:
+            Done once it is committed; fails with what stops the driver (`StaleEpochError` among others).
+        """
+        ...
 
 
 class ThreadStore(Protocol):

@@ -19,7 +19,6 @@ from typing import Any
 
 from agentspan.actors.driver import Driver, Outcome
 from agentspan.actors.performer import AgentPerformer
-from agentspan.actors.reports import Report
 from agentspan.agents.agent import Agent
 from agentspan.agents.spec import OnCrash, ToolSpec
 from agentspan.engine import records as r
@@ -42,6 +41,7 @@ from agentspan.persistence.store import (
     Receipt,
     Store,
 )
+from agentspan.persistence.threads import Report
 from agentspan.testing.crash import Crash, CrashingStore, CrashPoint, crash_at
 from tests.support.virtual_time import clock, jump
 

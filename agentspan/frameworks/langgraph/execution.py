@@ -7,29 +7,20 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from langgraph.checkpoint.base import copy_checkpoint
 
-from agentspan.engine import records as r
 from agentspan.frameworks.langgraph.saver import AgentSpanSaver
 from agentspan.frameworks.langgraph.serde import StateSerde
 from agentspan.frameworks.langgraph.steps import settled
 from agentspan.frameworks.langgraph.telling import Teller
-from agentspan.persistence.threads import CheckpointRow, ThreadStore, ThreadWrite, WriteRow, joined
+from agentspan.persistence.threads import CheckpointRow, Report, ThreadStore, ThreadWrite, WriteRow, joined
 
 T = TypeVar("T")
 
 WRITES_WITHIN_S = 0.001
 """How long what a task wrote waits for the checkpoint that usually follows at once."""
-
-
-class Report(Protocol):
-    """`driver.Report`, said again because this room is further in."""
-
-    def __call__(
-        self, records: Sequence[r.AnyRecord] = (), thread: ThreadWrite | None = None, *, within_s: float = 0.0
-    ) -> Future[None]: ...
 
 
 class ExecutionPort:
@@ -67,17 +58,22 @@ class ExecutionPort:
         self._closed = False
 
     def close(self) -> None:
-        """The run is over: nothing is taken any more. What was taken is committed."""
+        """The run is over: nothing is taken any more, and what nobody waited for is dropped.
+
+        A report that came behind the run's own outcome would meet a state it does not fit.
+        """
         with self._lock:
             self._closed = True
+            dropped, self._waiting = self._waiting, []
+        for _, done in dropped:
+            _refuse(done)
 
     def push(self, thread_id: str, write: ThreadWrite) -> Future[None]:
         """Have it committed, with the events told so far. Done when it is durable."""
         done: Future[None] = Future()
         with self._lock:
             if self._closed:
-                # A node's thread outlived its run; what it still has to say has no place any more.
-                done.set_exception(RuntimeError("the run of the graph is over"))
+                _refuse(done)  # A node's thread outlived its run; what it still has to say has no place any more.
                 return done
             self._waiting.append((write, done))
             if write.checkpoints or not self._flush_within(WRITES_WITHIN_S):
@@ -153,7 +149,7 @@ class ExecutionPort:
     def _timer_due(self, flushes: int) -> None:
         with self._lock:
             # A timer is not cancelled, since that is no business of other threads; one that is too late does nothing.
-            if flushes == self._flushes:
+            if flushes == self._flushes and not self._closed:
                 self._flush()
 
     def _flush(self) -> None:
@@ -180,6 +176,11 @@ class ExecutionPort:
                     future.set_result(None)
                 else:
                     future.set_exception(problem)
+
+
+def _refuse(done: Future[None]) -> None:
+    if done.set_running_or_notify_cancel():
+        done.set_exception(RuntimeError("the run of the graph is over"))
 
 
 class ExecutionSaver(AgentSpanSaver):

@@ -27,7 +27,7 @@ from agentspan.engine.state import ExecutionState
 from agentspan.errors import CorruptRecordError, UnstorableStateError
 from agentspan.frameworks.langgraph import patches
 from agentspan.frameworks.langgraph.breakpoints import breakpoint_at
-from agentspan.frameworks.langgraph.execution import ExecutionPort, ExecutionSaver, Report
+from agentspan.frameworks.langgraph.execution import ExecutionPort, ExecutionSaver
 from agentspan.frameworks.langgraph.graph import Graph
 from agentspan.frameworks.langgraph.graphloop import GraphLoop
 from agentspan.frameworks.langgraph.graphtypes import serde_of
@@ -36,7 +36,7 @@ from agentspan.frameworks.langgraph.origins import copied_state
 from agentspan.frameworks.langgraph.outputs import natural_output
 from agentspan.frameworks.langgraph.starting import StartOptions
 from agentspan.frameworks.langgraph.telling import Teller
-from agentspan.persistence.threads import ThreadStore
+from agentspan.persistence.threads import Report, ThreadStore
 
 log = logging.getLogger("agentspan.langgraph")
 

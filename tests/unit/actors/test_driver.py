@@ -11,7 +11,6 @@ import pytest
 from agentspan.actors import driver as driver_module
 from agentspan.actors.driver import Driver, Outcome
 from agentspan.actors.feed import Feed
-from agentspan.actors.reports import Report
 from agentspan.agents.spec import AgentSpec, ToolKind
 from agentspan.engine import records as r
 from agentspan.engine.admit import Signal
@@ -22,6 +21,7 @@ from agentspan.errors import CorruptRecordError, StaleEpochError, StoreUnavailab
 from agentspan.persistence.loading import load_state
 from agentspan.persistence.memory import MemoryStore
 from agentspan.persistence.store import Commit, NewExecution, Receipt, Store
+from agentspan.persistence.threads import Report
 from tests.support.situations import SPEC, plan, tool
 from tests.support.virtual_time import clock, jump, until, virtual
 
