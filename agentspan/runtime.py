@@ -319,8 +319,8 @@ class AgentRuntime(Client):
         if agent is None:
             return result
         if not isinstance(agent, Agent):
-            from agentspan.frameworks.langgraph.graphtypes import serde_of
-            from agentspan.frameworks.langgraph.outputs import role_messages
+            from agentspan.frameworks.langgraph.app.graphtypes import serde_of
+            from agentspan.frameworks.langgraph.app.outputs import role_messages
 
             values = serde_of(agent).loads(state)
             return replace(result, state=values, messages=role_messages(values))
@@ -361,7 +361,7 @@ class AgentRuntime(Client):
             told = await self._call("history", execution_id=execution_id, limit=limit)
             return [read_back(HistoryState, plain) for plain in told]
         from agentspan.actors.shipping import load
-        from agentspan.frameworks.langgraph.remote import history
+        from agentspan.frameworks.langgraph.running.remote import history
         from agentspan.persistence.store import DeploymentRow
 
         graph = self._here(deployment)
@@ -388,8 +388,8 @@ class AgentRuntime(Client):
                 )
             check_change(execution_id, deployment["spec"], state, as_node)
             if state is not None or as_node is not None:
-                from agentspan.frameworks.langgraph.graphtypes import serde_of
-                from agentspan.frameworks.langgraph.serde import StateSerde
+                from agentspan.frameworks.langgraph.app.graphtypes import serde_of
+                from agentspan.frameworks.langgraph.state.serde import StateSerde
 
                 known = await self._agent_of(execution_id)
                 serde = StateSerde() if known is None else serde_of(known)

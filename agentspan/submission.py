@@ -57,11 +57,11 @@ def deployable(agent: Any, types: tuple[type, ...] = ()) -> Any:
     if isinstance(agent, Agent):
         return agent
     if is_place(agent):
-        from agentspan.frameworks.langgraph.graph import Graph
+        from agentspan.frameworks.langgraph.app.graph import Graph
 
         return Graph.of(agent, types=types)
     if any(name in sys.modules for name in ("langgraph", "langchain_core")):  # Else it cannot be a graph.
-        from agentspan.frameworks.langgraph.graph import Graph, is_graph
+        from agentspan.frameworks.langgraph.app.graph import Graph, is_graph
 
         if isinstance(agent, Graph):
             return agent
@@ -114,9 +114,9 @@ def graph_request(name: str, spec: Mapping[str, Any], graph: Any, call: StartCal
     Raises:
         InvalidPromptError, ConfigurationError, UnstorableStateError: The input or the configuration does not fit.
     """
-    from agentspan.frameworks.langgraph.inputs import to_input
-    from agentspan.frameworks.langgraph.serde import StateSerde
-    from agentspan.frameworks.langgraph.starting import start_options
+    from agentspan.frameworks.langgraph.app.inputs import to_input
+    from agentspan.frameworks.langgraph.running.starting import start_options
+    from agentspan.frameworks.langgraph.state.serde import StateSerde
 
     options = start_options(
         name,
@@ -157,7 +157,7 @@ def check_change(execution_id: str, spec: Mapping[str, Any], state: Any, as_node
 
 
 def _serde_of(graph: Any) -> Any:
-    from agentspan.frameworks.langgraph.graphtypes import serde_of
+    from agentspan.frameworks.langgraph.app.graphtypes import serde_of
 
     return serde_of(graph)
 

@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypedDict
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 
-from agentspan.frameworks.langgraph.saver import AgentSpanSaver
+from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
 from agentspan.persistence.sqlite_file import PAGE_BYTES
 from agentspan.persistence.threads import ThreadWrite
 from benchmarks.commit_cost import bare_commit, bare_database

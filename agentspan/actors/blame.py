@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from agentspan.actors.localcode import REASON_CHARS_MAX, dump
 from agentspan.actors.locality import Unshippable, local_modules_by_value
-from agentspan.frameworks.langgraph.pickling import travelling
+from agentspan.frameworks.langgraph.app.pickling import travelling
 
 HOPS_MAX = 12
 """How deep `blame` looks; deeper finds no longer help a reader."""

@@ -34,9 +34,9 @@ from agentspan.errors import (
     StaleEpochError,
     StoreUnavailableError,
 )
-from agentspan.frameworks.langgraph.graph import Graph
-from agentspan.frameworks.langgraph.graphloop import GraphLoop
-from agentspan.frameworks.langgraph.running import GraphPerformer
+from agentspan.frameworks.langgraph.app.graph import Graph
+from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
+from agentspan.frameworks.langgraph.running.running import GraphPerformer
 from agentspan.persistence.opening import open_store
 from agentspan.persistence.store import CLIENT_PREFIX, DeploymentRow, ExecutionRow, Store, runs_in_client
 

@@ -10,7 +10,7 @@ otherwise pickle without an error and then fail, or do harm, where it is loaded:
 * `os.environ`: its content, keys and all, would travel;
 * an import of a local module inside a function: cloudpickle does not see it;
 * a `TypedDict` that has no trace of what it was made from: its copy could not be made;
-* chat models, keys and savers in a LangGraph app: see `frameworks/langgraph/pickling.py`;
+* chat models, keys and savers in a LangGraph app: see `frameworks/langgraph/app/pickling.py`;
 * anything else that pickles by name in a local module: found by reading the names in the finished pickle.
 
 The fingerprint of a pickle is the same in each run of the same program, which its bytes are not: they hold a random ID
@@ -36,7 +36,7 @@ import typing_extensions
 from ray import cloudpickle
 
 from agentspan.actors.locality import Unshippable, is_local, local_modules_by_value, refuse_local_imports
-from agentspan.frameworks.langgraph.pickling import reduce_object
+from agentspan.frameworks.langgraph.app.pickling import reduce_object
 
 REASON_CHARS_MAX = 200
 """How much of an exception's own text an error repeats."""

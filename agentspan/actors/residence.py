@@ -27,7 +27,7 @@ from agentspan.persistence.opening import open_store
 from agentspan.persistence.store import DeploymentRow, Store
 
 if TYPE_CHECKING:
-    from agentspan.frameworks.langgraph.graphloop import GraphLoop
+    from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
 
 log = logging.getLogger("agentspan.residence")
 
@@ -89,7 +89,7 @@ class Residence:
             except DeploymentError:
                 log.exception("warm.failed", extra={"deployment_id": deployment_id})
         if not all(isinstance(agent, Agent) for agent in self._agents.values()):
-            from agentspan.frameworks.langgraph.rehearsal import rehearse
+            from agentspan.frameworks.langgraph.running.rehearsal import rehearse
 
             await rehearse(self._graph_loop())
         return self._host
@@ -159,7 +159,7 @@ class Residence:
                 settings=PerformerSettings(model_retries_max=self._config.model_retries_max),
             )
         # Only here: a process that runs native agents does not pay for importing langgraph.
-        from agentspan.frameworks.langgraph.running import GraphPerformer
+        from agentspan.frameworks.langgraph.running.running import GraphPerformer
 
         return GraphPerformer(
             agent, store=store, loop=self._graph_loop(), token=feed.token, wants_tokens=lambda: feed.wants_tokens
@@ -167,7 +167,7 @@ class Residence:
 
     def _graph_loop(self) -> GraphLoop:
         if self._graphs is None:
-            from agentspan.frameworks.langgraph.graphloop import GraphLoop
+            from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
 
             self._graphs = GraphLoop()
         return self._graphs

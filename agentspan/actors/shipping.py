@@ -284,7 +284,7 @@ def _load_reference(row: DeploymentRow) -> Any:
     except (ImportError, AttributeError) as problem:
         raise _missing(row, row.reference, problem) from problem
     if row.kind == "langgraph":
-        from agentspan.frameworks.langgraph.graph import Graph
+        from agentspan.frameworks.langgraph.app.graph import Graph
 
         try:
             return Graph.reload(agent, row.agent, row.spec)

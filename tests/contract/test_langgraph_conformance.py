@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 
-from agentspan.frameworks.langgraph.ports import StoreThreads
-from agentspan.frameworks.langgraph.saver import AgentSpanSaver
+from agentspan.frameworks.langgraph.saving.ports import StoreThreads
+from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
 from tests.support.postgres import PostgresServer
 from tests.support.savers import STORES, Disk
 

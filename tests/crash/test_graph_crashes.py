@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agentspan.errors import StaleEpochError
-from agentspan.frameworks.langgraph.graphtypes import serde_of
+from agentspan.frameworks.langgraph.app.graphtypes import serde_of
 from agentspan.persistence.memory import MemoryStore
 from agentspan.testing.crash import CrashPoint, crash_at
 from tests.support.graph_family import BY_NAME, FAMILY, RECENT, Member, normal

@@ -17,10 +17,10 @@ from agentspan.engine.admit import Signal
 from agentspan.engine.events import events_of
 from agentspan.engine.records import from_plain
 from agentspan.engine.state import ExecutionState
-from agentspan.frameworks.langgraph.graph import Graph
-from agentspan.frameworks.langgraph.graphloop import GraphLoop
-from agentspan.frameworks.langgraph.graphtypes import serde_of
-from agentspan.frameworks.langgraph.running import GraphPerformer
+from agentspan.frameworks.langgraph.app.graph import Graph
+from agentspan.frameworks.langgraph.app.graphtypes import serde_of
+from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
+from agentspan.frameworks.langgraph.running.running import GraphPerformer
 from agentspan.persistence.loading import load_state
 from agentspan.persistence.store import NewExecution, PendingRow, Store
 from agentspan.submission import StartCall, graph_request

@@ -12,8 +12,8 @@ from typing import Any
 
 from agentspan.agents.events import AgentEvent, EventType
 from agentspan.engine import records as r
-from agentspan.frameworks.langgraph.graph import Graph
-from agentspan.frameworks.langgraph.graphloop import GraphLoop
+from agentspan.frameworks.langgraph.app.graph import Graph
+from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
 from agentspan.persistence.memory import MemoryStore
 from agentspan.persistence.store import Commit, Receipt, Store
 from agentspan.testing.crash import Crash, CrashingStore, CrashPoint, crash_at

@@ -11,8 +11,8 @@ from typing import Any
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.base.id import uuid6
 
-from agentspan.frameworks.langgraph.ports import StoreThreads
-from agentspan.frameworks.langgraph.saver import AgentSpanSaver
+from agentspan.frameworks.langgraph.saving.ports import StoreThreads
+from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
 from agentspan.persistence.codec import pack
 from agentspan.persistence.memory import MemoryStore
 from agentspan.persistence.threads import ThreadCheckpoint

@@ -15,7 +15,7 @@ from agentspan.actors.clienthost import ClientHost, client_row
 from agentspan.config import Settings
 from agentspan.engine import records as r
 from agentspan.errors import ConfigurationError, StoreUnavailableError
-from agentspan.frameworks.langgraph.graph import Graph
+from agentspan.frameworks.langgraph.app.graph import Graph
 from agentspan.persistence.opening import open_store
 from agentspan.persistence.sqlite import SqliteStore
 from agentspan.persistence.store import ExecutionRow, NewExecution

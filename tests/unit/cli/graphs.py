@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypedDict
 from langgraph.graph import START, StateGraph
 from langgraph.types import StreamWriter, interrupt
 
-from agentspan.frameworks.langgraph.graph import Graph
+from agentspan.frameworks.langgraph.app.graph import Graph
 
 
 class State(TypedDict, total=False):

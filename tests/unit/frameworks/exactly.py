@@ -11,7 +11,7 @@ from typing import Any
 from langgraph.types import Send
 from pydantic import BaseModel
 
-from agentspan.frameworks.langgraph.forms_classes import attributes_of
+from agentspan.frameworks.langgraph.state.forms_classes import attributes_of
 
 
 def same(left: Any, right: Any) -> bool:

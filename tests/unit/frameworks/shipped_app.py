@@ -40,7 +40,7 @@ from langgraph.types import CachePolicy, Command, RetryPolicy, Send
 from pydantic import BaseModel, PrivateAttr
 
 from agentspan.actors.shipping import pack
-from agentspan.frameworks.langgraph.graph import Graph
+from agentspan.frameworks.langgraph.app.graph import Graph
 
 
 class Colour(enum.Enum):

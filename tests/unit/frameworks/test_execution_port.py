@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from agentspan.engine import records as r
-from agentspan.frameworks.langgraph.execution import WRITES_WITHIN_S, ExecutionPort
-from agentspan.frameworks.langgraph.telling import Teller
+from agentspan.frameworks.langgraph.running.execution import WRITES_WITHIN_S, ExecutionPort
+from agentspan.frameworks.langgraph.running.telling import Teller
 from agentspan.persistence.memory import MemoryStore
 from agentspan.persistence.threads import CheckpointRow, ThreadWrite, WriteRow
 

@@ -26,7 +26,7 @@ from langgraph.types import Command, Send
 from pydantic import BaseModel
 
 from agentspan.errors import ConfigurationError
-from agentspan.frameworks.langgraph.graph import Graph, is_graph
+from agentspan.frameworks.langgraph.app.graph import Graph, is_graph
 
 REPO = Path(__file__).parents[3]
 
@@ -63,7 +63,7 @@ def module_entrypoint(text: str) -> str:
 
 def test_looking_for_graphs_imports_nothing() -> None:
     text = (
-        "import sys\nfrom agentspan.frameworks.langgraph.graph import Graph, is_graph\n"
+        "import sys\nfrom agentspan.frameworks.langgraph.app.graph import Graph, is_graph\n"
         "assert not is_graph(object()) and not is_graph('text')\n"
         "print([name for name in sys.modules if name.partition('.')[0] in ('langgraph', 'langchain_core')])"
     )

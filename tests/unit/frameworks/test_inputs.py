@@ -23,7 +23,7 @@ from langgraph.types import Command
 from pydantic import BaseModel, Field
 
 from agentspan.errors import InvalidPromptError
-from agentspan.frameworks.langgraph.inputs import describe_input, to_input
+from agentspan.frameworks.langgraph.app.inputs import describe_input, to_input
 
 
 class Typed(TypedDict):

@@ -35,9 +35,9 @@ from agentspan.errors import (
     UnknownStateTypeError,
     UnstorableStateError,
 )
-from agentspan.frameworks.langgraph.graph import Graph
-from agentspan.frameworks.langgraph.graphloop import GraphLoop
-from agentspan.frameworks.langgraph.serde import StateSerde
+from agentspan.frameworks.langgraph.app.graph import Graph
+from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
+from agentspan.frameworks.langgraph.state.serde import StateSerde
 from agentspan.persistence.codec import pack
 from agentspan.persistence.memory import MemoryStore
 from agentspan.persistence.store import Commit, Receipt

@@ -9,11 +9,11 @@ import weakref
 
 import pytest
 
-from agentspan.frameworks.langgraph.threads import DaemonThreads
+from agentspan.frameworks.langgraph.running.threads import DaemonThreads
 
 BLOCKED = """
 import asyncio, threading
-from agentspan.frameworks.langgraph.graphloop import GraphLoop
+from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
 entered = threading.Event()
 def node():
     entered.set()

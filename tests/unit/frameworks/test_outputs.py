@@ -22,7 +22,7 @@ from langchain_core.messages import (
 from pydantic import BaseModel, RootModel
 
 from agentspan.agents.results import TokenUsage
-from agentspan.frameworks.langgraph.outputs import natural_output, plain, role_messages, token_usage
+from agentspan.frameworks.langgraph.app.outputs import natural_output, plain, role_messages, token_usage
 
 
 class Colour(enum.Enum):

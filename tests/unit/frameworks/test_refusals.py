@@ -11,7 +11,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.store.memory import InMemoryStore
 
 from agentspan.errors import ConfigurationError
-from agentspan.frameworks.langgraph.graph import Graph
+from agentspan.frameworks.langgraph.app.graph import Graph
 from agentspan.persistence.memory import MemoryStore
 from agentspan.submission import StartCall, check_change, deployable, graph_request, warn_of_losses
 from tests.support.graph_lives import graph_loop, started

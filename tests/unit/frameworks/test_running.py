@@ -193,7 +193,7 @@ async def test_a_fork_goes_on_from_a_step_with_a_change(loop):
     store = MemoryStore()
     life = await started(app, {"topic": "x"}, store, loop)
     await life.live()
-    from agentspan.frameworks.langgraph.graphtypes import serde_of
+    from agentspan.frameworks.langgraph.app.graphtypes import serde_of
 
     changes = serde_of(life.graph).dumps({"values": {"topic": "z"}, "as_node": None})
     forked = {"forked_from": life.execution_id, "forked_step": 1, "forked_state": changes}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentspan.frameworks.langgraph.channel_reading import Cell, Link, Opaque, base_link, decode
-from agentspan.frameworks.langgraph.channels import CHANGES, DICT, LIST, RUNG, SPLICE, Encoded, Held, encode
-from agentspan.frameworks.langgraph.serde import StateSerde
+from agentspan.frameworks.langgraph.saving.channel_reading import Cell, Link, Opaque, base_link, decode
+from agentspan.frameworks.langgraph.saving.channels import CHANGES, DICT, LIST, RUNG, SPLICE, Encoded, Held, encode
+from agentspan.frameworks.langgraph.state.serde import StateSerde
 from tests.unit.frameworks.exactly import same
 
 SERDE = StateSerde()

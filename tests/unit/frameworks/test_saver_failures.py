@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from agentspan.errors import CorruptRecordError, StoreUnavailableError, UnstorableStateError
-from agentspan.frameworks.langgraph.ports import StoreThreads
-from agentspan.frameworks.langgraph.saver import AgentSpanSaver
+from agentspan.frameworks.langgraph.saving.ports import StoreThreads
+from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
 from agentspan.persistence.threads import CheckpointRow, ThreadWrite
 from tests.support.savers import STORES, Disk, Line, checkpoint, config, rows
 

@@ -19,8 +19,8 @@ from langgraph.graph.message import add_messages
 from langgraph.types import Command, Send, interrupt
 from pydantic import BaseModel
 
-from agentspan.frameworks.langgraph import patches
-from agentspan.frameworks.langgraph.saver import AgentSpanSaver
+from agentspan.frameworks.langgraph.saving import patches
+from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
 from tests.support.savers import STORES, Disk, body_bytes, config, listed, rows
 
 

@@ -16,8 +16,8 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import BaseModel, PrivateAttr
 
-from agentspan.frameworks.langgraph.marks import common_ends, items_mark, mark_of
-from agentspan.frameworks.langgraph.serde import StateSerde
+from agentspan.frameworks.langgraph.saving.marks import common_ends, items_mark, mark_of
+from agentspan.frameworks.langgraph.state.serde import StateSerde
 
 
 class Colour(enum.Enum):

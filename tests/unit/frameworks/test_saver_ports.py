@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agentspan.errors import ConfigurationError, StoreUnavailableError, ThreadOwnedError
-from agentspan.frameworks.langgraph.ports import StoreThreads
-from agentspan.frameworks.langgraph.steps import run_async, run_sync, settled, together
+from agentspan.frameworks.langgraph.saving.ports import StoreThreads
+from agentspan.frameworks.langgraph.saving.steps import run_async, run_sync, settled, together
 from agentspan.persistence.memory import MemoryStore
 from agentspan.persistence.threads import CheckpointRow, ThreadWrite, WriteRow
 

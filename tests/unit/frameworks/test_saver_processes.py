@@ -14,7 +14,7 @@ import pytest
 from langgraph.graph import START, StateGraph
 
 from agentspan.errors import StoreUnavailableError
-from agentspan.frameworks.langgraph.saver import AgentSpanSaver
+from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
 from tests.support.savers import config
 
 
@@ -27,7 +27,7 @@ import copy, operator, sys
 from typing import Annotated, TypedDict
 from pydantic import BaseModel
 from langgraph.graph import START, StateGraph
-from agentspan.frameworks.langgraph.saver import AgentSpanSaver
+from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
 
 class Inner(BaseModel):
     n: int
@@ -69,7 +69,7 @@ KILLED = """
 import asyncio, operator, os, signal, sys
 from typing import Annotated, TypedDict
 from langgraph.graph import START, StateGraph
-from agentspan.frameworks.langgraph.saver import AgentSpanSaver
+from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
 
 class Log(TypedDict):
     log: Annotated[list[str], operator.add]
@@ -120,7 +120,7 @@ def test_a_kill_in_a_parallel_step_repeats_only_what_had_not_finished(tmp_path: 
 
 UNCLOSED = """
 import sys
-from agentspan.frameworks.langgraph.saver import AgentSpanSaver
+from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
 saver = AgentSpanSaver(sys.argv[1])
 made = {"v": 4, "id": "1", "ts": "now", "channel_values": {}, "channel_versions": {}, "versions_seen": {}}
 saver.put({"configurable": {"thread_id": "t", "checkpoint_ns": ""}}, made, {"source": "input"}, {})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentspan.frameworks.langgraph.saver import AgentSpanSaver
+from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
 from tests.support.savers import STORES, Disk, Line, body_bytes, checkpoint, config, listed, rows
 from tests.unit.frameworks.exactly import same
 

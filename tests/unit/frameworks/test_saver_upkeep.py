@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from agentspan.errors import ConfigurationError
-from agentspan.frameworks.langgraph.saver import AgentSpanSaver
+from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
 from tests.support.savers import STORES, Disk, Line, checkpoint, config, listed, rows
 
 

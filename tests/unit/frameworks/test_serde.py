@@ -47,7 +47,7 @@ from langgraph.types import Command, Interrupt, Overwrite, PregelTask, Send
 from pydantic import AnyUrl, BaseModel, ConfigDict, HttpUrl, PostgresDsn, PrivateAttr, RootModel, field_validator
 
 from agentspan.errors import StaleEpochError, UnknownStateTypeError, UnstorableStateError
-from agentspan.frameworks.langgraph.serde import StateBytesError, StateSerde, StoredError
+from agentspan.frameworks.langgraph.state.serde import StateBytesError, StateSerde, StoredError
 from tests.unit.frameworks.exactly import same
 
 T = TypeVar("T")

@@ -24,8 +24,8 @@ from ormsgpack import Ext
 from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr
 
 from agentspan.errors import UnknownStateTypeError, UnstorableStateError
-from agentspan.frameworks.langgraph.serde import StateBytesError, StateSerde
-from agentspan.frameworks.langgraph.wire import CHUNKS_MAX, NARROW_LEVELS, WIDE_CHUNKS
+from agentspan.frameworks.langgraph.state.serde import StateBytesError, StateSerde
+from agentspan.frameworks.langgraph.state.wire import CHUNKS_MAX, NARROW_LEVELS, WIDE_CHUNKS
 
 
 class Animal(BaseModel):

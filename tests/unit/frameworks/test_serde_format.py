@@ -22,8 +22,8 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Command, Interrupt, Send
 from pydantic import BaseModel, HttpUrl, PrivateAttr
 
-from agentspan.frameworks.langgraph import builtin_types
-from agentspan.frameworks.langgraph.serde import StateSerde
+from agentspan.frameworks.langgraph.state import builtin_types
+from agentspan.frameworks.langgraph.state.serde import StateSerde
 from tests.unit.frameworks.exactly import same
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from agentspan.actors.shipping import load, pack
 from agentspan.errors import CodeMismatchError, CodeMissingError
-from agentspan.frameworks.langgraph.graph import Graph
+from agentspan.frameworks.langgraph.app.graph import Graph
 from agentspan.persistence.store import DeploymentRow
 from tests.support.model_server import ModelServer, text, tool
 
@@ -56,7 +56,7 @@ def attempt(work):
 
 RUN = """
 sys.path.append(sys.argv[3])
-from agentspan.frameworks.langgraph.statetypes import graph_types
+from agentspan.frameworks.langgraph.state.statetypes import graph_types
 
 def shown(value):
     def stable(item):
@@ -273,7 +273,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.store.sqlite import SqliteStore
 from agentspan.actors.shipping import pack
 from agentspan.errors import UnshippableCodeError
-from agentspan.frameworks.langgraph.graph import Graph
+from agentspan.frameworks.langgraph.app.graph import Graph
 
 class State(TypedDict):
     text: str

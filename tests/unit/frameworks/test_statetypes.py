@@ -36,7 +36,7 @@ from langgraph.types import Command, Send
 from pydantic import BaseModel, Field
 from typing_extensions import ReadOnly, TypeAliasType
 
-from agentspan.frameworks.langgraph.statetypes import declared_types, graph_types
+from agentspan.frameworks.langgraph.state.statetypes import declared_types, graph_types
 
 if typing.TYPE_CHECKING:
     from somewhere import Missing
