@@ -6,6 +6,7 @@ from typing import Any
 
 from agentspan.config import check_placement
 from agentspan.engine import records as r
+from agentspan.engine.state import SESSION_LATER
 from agentspan.errors import ConfigurationError
 from agentspan.persistence import forking
 from agentspan.persistence.store import ExecutionRow, NewExecution, Store
@@ -13,6 +14,9 @@ from agentspan.persistence.store import ExecutionRow, NewExecution, Store
 PLACEMENT = "agentspan.placement"
 """Where a row's metadata says that an execution is packed. The user's own metadata, in record 0, does not have it."""
 PACKED = "packed"
+PARENT = "agentspan.parent"
+"""Where it names the execution inside which this one was started."""
+OURS = frozenset({PLACEMENT, PARENT})
 
 
 def is_packed(row: ExecutionRow) -> bool:
@@ -47,20 +51,24 @@ async def forked(store: Store, new: dict[str, Any]) -> dict[str, Any]:
         "prompt": first.get("prompt"),
         "graph": first.get("graph"),
         "timeout_s": first.get("timeout_s"),
-        "metadata": {name: value for name, value in row.metadata.items() if name != PLACEMENT},
+        "metadata": {name: value for name, value in row.metadata.items() if name not in OURS},
         "placement": row.metadata.get(PLACEMENT),
         **new,
     }
 
 
-def accepted(new: dict[str, Any], *, execution_id: str, deployment_id: str, now: float) -> NewExecution:
-    """What is stored of a request."""
+def accepted(
+    new: dict[str, Any], *, execution_id: str, deployment_id: str, now: float, session_is_busy: bool = False
+) -> NewExecution:
+    """What is stored of a request. `session_is_busy`: what it goes on from has not ended yet, so it is looked up later."""
+    timeout_s = new.get("timeout_s")
     started = r.Started(
         at=now,
         agent=new["agent"],
         prompt=new["prompt"],
         session_id=new.get("session_id") or "",
-        timeout_s=new.get("timeout_s"),
+        session_from=SESSION_LATER if session_is_busy and new.get("forked_from") is None else None,
+        timeout_s=timeout_s,
         metadata=new.get("metadata") or {},
         graph=new.get("graph"),
         forked_from=new.get("forked_from"),
@@ -76,5 +84,11 @@ def accepted(new: dict[str, Any], *, execution_id: str, deployment_id: str, now:
         session_id=started.session_id,
         idempotency_key=new.get("idempotency_key"),
         created_at=now,
-        metadata={**started.metadata, PLACEMENT: PACKED} if wants_packed(new) else started.metadata,
+        wake_at=now + timeout_s if timeout_s else None,
+        metadata={**started.metadata, **_notes(new)},
     )
+
+
+def _notes(new: dict[str, Any]) -> dict[str, str]:
+    notes = {PLACEMENT: PACKED} if wants_packed(new) else {}
+    return {**notes, PARENT: new["parent"]} if new.get("parent") else notes

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import agentspan.errors as errors
 from agentspan.actors.accepting import PACKED
+from agentspan.actors.admission import Standing
+from agentspan.actors.queueing import standings, wants_place, with_standing
 from agentspan.actors.supervision import LOOK_EVERY_S, SETTLED, Supervision
 from agentspan.engine.admit import Signal
 from agentspan.errors import AgentspanError, ServerError, ServerUnavailableError
@@ -71,6 +75,8 @@ class Desk:
 
         deployment = sign(DeploymentRow(**row), self._key)
         is_new = await self._store.save_deployment(deployment)
+        if self._supervision is not None:
+            await self._supervision.refresh_limits()
         if self._supervision is not None and is_new:
             if deployment.spec.get("placement") == PACKED:
                 self._supervision.hosts.warm(deployment.deployment_id, all_hosts=True)
@@ -123,10 +129,20 @@ class Desk:
 
     async def on_status(self, execution_id: str) -> dict[str, Any]:
         status = (await read_status(self._store, execution_id)).to_dict()
-        ahead = self._supervision.ahead_of(execution_id) if self._supervision is not None else None
-        if ahead is not None and status["reason"] is None:
-            status["reason"] = f"Waits for room on the server; {ahead} executions are before it."
+        standing = await self._standing(execution_id)
+        if standing is not None and status["reason"] is None and not status["is_complete"]:
+            status["reason"], status["ahead"] = standing.words(), standing.ahead
         return status
+
+    async def _standing(self, execution_id: str) -> Standing | None:
+        """Its place in line, if it is in line."""
+        if self._supervision is not None:
+            return self._supervision.standing(execution_id)
+        row = await self._store.row(execution_id)
+        now = time.time()
+        if row.resident or row.status in SETTLED or not wants_place(row, now=now):
+            return None
+        return (await standings(self._store, now=now)).get(execution_id)
 
     async def on_result(self, execution_id: str, timeout_s: float) -> dict[str, Any]:
         """The result, once there is one. After at most POLL_MAX_S `{"settled": False}`: ask again."""
@@ -186,10 +202,17 @@ class Desk:
         return await self._store.find(prefix)
 
     async def on_rows(self, **query: Any) -> list[dict[str, Any]]:
-        return [describe_row(row) for row in await self._store.rows(**query)]
+        rows = await self._store.rows(**query)
+        found: Mapping[str, Standing | None] = {}
+        now = time.time()
+        if self._supervision is not None:
+            found = {row.execution_id: self._supervision.standing(row.execution_id) for row in rows}
+        elif any(not row.resident and row.status not in SETTLED and wants_place(row, now=now) for row in rows):
+            found = await standings(self._store, now=now)
+        return [with_standing(describe_row(row), found.get(row.execution_id)) for row in rows]
 
     async def on_show(self, execution_id: str) -> dict[str, Any]:
-        return await read_show(self._store, execution_id)
+        return with_standing(await read_show(self._store, execution_id), await self._standing(execution_id))
 
     async def on_history(self, execution_id: str, limit: int | None = None) -> list[dict[str, Any]]:
         return [state.to_dict() for state in await read_history(self._store, execution_id, limit)]

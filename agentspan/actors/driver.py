@@ -26,6 +26,7 @@ from typing import Protocol, TypeVar
 
 from agentspan.actors.feed import Feed
 from agentspan.actors.reports import Reported, Reports, settle
+from agentspan.agents.context import INSIDE
 from agentspan.agents.spec import AgentSpec
 from agentspan.engine import records as r
 from agentspan.engine.admit import admit
@@ -35,6 +36,7 @@ from agentspan.engine.state import ExecutionState, to_snapshot
 from agentspan.engine.view import current_task, status_of
 from agentspan.errors import StoreUnavailableError
 from agentspan.persistence.loading import load_state, pending_rows
+from agentspan.persistence.sessions import session_source
 from agentspan.persistence.store import Commit, JournalEntry, PendingRow, RowChange, Store
 from agentspan.persistence.threads import Report, ThreadWrite, joined
 
@@ -219,6 +221,13 @@ class Driver:
                 task.add_done_callback(lambda done, effect=effect: self._land(effect, done))  # type: ignore[misc]
 
     async def _perform(self, effect: Effect) -> r.AnyRecord:
+        # What user code starts in here, and waits for, must not wait for the place of this execution.
+        INSIDE.set(self.execution_id)
+        if isinstance(effect, LoadSession):
+            source = await self._patiently(lambda: session_source(self._store, self._state))
+            if source is None:
+                return r.SessionLoaded(at=self._clock(), messages=[])
+            effect = LoadSession(source)
         if isinstance(effect, LoadSession | LoadFork):
             return await self._patiently(lambda: self._performer.perform(self._state, effect, self._reports.add))
         return await self._performer.perform(self._state, effect, self._reports.add)

@@ -183,15 +183,17 @@ class Hosts:
 
     # --- seats
 
-    async def seat(self, execution_id: str) -> Host:
+    async def seat(self, execution_id: str, *, squeeze: bool = False) -> Host:
         """The host an execution is to run on, once there is one with room; first come, first served.
+
+        `squeeze`: if there is none, on the least loaded one.
 
         Raises:
             ActorGone: A new host did not come up.
         """
         self.vacate(execution_id)
         while True:
-            host = None if self._line else self._choose()
+            host = self._choose(squeeze=squeeze) if squeeze or not self._line else None
             if host is None:
                 host = await self._queue()
             if host is None:
@@ -236,12 +238,12 @@ class Hosts:
                 host.empty_since = self._now()
             self._serve_line()
 
-    def _choose(self) -> Host | None:
+    def _choose(self, *, squeeze: bool = False) -> Host | None:
         """The least loaded host with room; brings up another when those there are have company already."""
         have_company = min(SPREAD_AT, self._capacity)
         if len(self._hosts) < self._hosts_max and all(len(h.tenants) >= have_company for h in self._hosts.values()):
             self._bring_up()
-        with_room = [host for host in self._hosts.values() if len(host.tenants) < self._capacity]
+        with_room = [host for host in self._hosts.values() if squeeze or len(host.tenants) < self._capacity]
         return min(with_room, key=lambda host: host.load, default=None)
 
     def _serve_line(self) -> None:

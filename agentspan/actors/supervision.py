@@ -20,20 +20,24 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from weakref import WeakValueDictionary
 
-from agentspan.actors.accepting import accepted, forked, is_packed, wants_packed
-from agentspan.actors.admission import Line
+from agentspan.actors.admission import Admission, Claim, Standing
 from agentspan.actors.fleet import ActorGone, Fleet
+from agentspan.actors.hearing import TO_END, hear
 from agentspan.actors.hosts import Hosts, is_host
+from agentspan.actors.intake import Intake
+from agentspan.actors.queueing import claim_of, wants_place
 from agentspan.actors.shelf import Shelf, Standby
 from agentspan.actors.stay import Stay, SupervisionSettings, Surroundings
 from agentspan.actors.tenancy import Tenancy
 from agentspan.agents.results import Status
 from agentspan.engine.admit import Signal
 from agentspan.errors import (
-    AgentNotFoundError,
+    CorruptRecordError,
+    ExecutionFinishedError,
+    SequenceConflictError,
+    StaleEpochError,
     StoreUnavailableError,
     UnknownExecutionError,
-    UnstorableValueError,
 )
 from agentspan.persistence.store import ExecutionRow, Store, runs_in_client
 
@@ -42,6 +46,7 @@ log = logging.getLogger("agentspan.supervision")
 LOOK_EVERY_S = 0.05
 """How often the store is looked at for what runs in a client."""
 
+ENDED = frozenset({"finished", "given_up"})
 SETTLED = frozenset(status.value for status in Status if status.is_settled)
 
 
@@ -61,7 +66,6 @@ class Supervision:
         self._fleet = fleet
         self._settings = settings
         self._clock = clock
-        self._mint = mint
         self._slots = asyncio.Semaphore(settings.starts_at_once)
         self.shelf = Shelf(fleet, size=settings.standby, mint=mint, slots=self._slots)
         self._around = Surroundings(
@@ -74,7 +78,18 @@ class Supervision:
             slots=self._slots,
             ping_timeout_s=settings.ping_timeout_s,
         )
-        self._lines = {False: Line(settings.actors_max), True: Line(self.hosts.places)}
+        self._admission = Admission({False: settings.actors_max, True: self.hosts.places})
+        self._intake = Intake(
+            store,
+            self._admission,
+            self.shelf,
+            self.hosts,
+            mint=mint,
+            clock=clock,
+            care_for=self._care_for,
+            wake_later=self._wake_later,
+            let_next_in=self._let_next_in,
+        )
         self._stays: dict[str, Stay] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # Weak: an event lasts as long as somebody waits on it.
@@ -93,6 +108,7 @@ class Supervision:
             if self._scanner is not None:
                 return
             self._stopping = False
+            await self.refresh_limits()
             rows = await self._store.unfinished()
             known = {name for row in rows if row.resident for name in (row.execution_id, row.host.get("actor"))}
             names = await self._fleet.names()
@@ -103,7 +119,10 @@ class Supervision:
                     actor = await self._fleet.find(name)
                     if actor is not None:
                         actor.kill()
-            for row in rows:
+            # Those that have a place first, so that nobody is let in beside them for whom there is no room.
+            for row in sorted(rows, key=lambda row: not row.resident):
+                self._hold(row)
+            for row in sorted(rows, key=lambda row: not row.resident):
                 self._consider(row)
             self.shelf.start()
             self._scanner = asyncio.create_task(self._scan())
@@ -129,53 +148,12 @@ class Supervision:
     # --- what clients ask
 
     async def submit(self, new: dict[str, Any], *, tokens: bool = False) -> dict[str, Any]:
-        """Accept an execution. When this returns, P1 holds for it.
+        """Accept an execution (`Intake.submit`). When this returns, P1 holds for it."""
+        return await self._intake.submit(new, tokens=tokens)
 
-        `new` has `request_id, agent, prompt`, and may have `deployment_id` (else the agent's current version),
-        `session_id, idempotency_key, timeout_s, metadata, placement`; for a graph `graph`, for a fork `forked_from, forked_step,
-        forked_state`.
-        """
-        if new.get("forked_from") is not None:
-            new = await forked(self._store, new)
-        deployment_id = new.get("deployment_id")
-        if deployment_id is None:
-            deployment = await self._store.current_deployment(new["agent"])
-            if deployment is None:
-                raise await self._not_found(new["agent"])
-            deployment_id = deployment.deployment_id
-        # What runs in its client needs no actor of ours.
-        is_ours, packed = not runs_in_client(deployment_id), wants_packed(new)
-        standby = self.shelf.take() if is_ours and not packed and self._lines[False].has_room else None
-        execution_id = standby.actor.name if standby else self._mint()
-        request = accepted(new, execution_id=execution_id, deployment_id=deployment_id, now=self._clock())
-        try:
-            created = await self._store.create(request)
-        except UnstorableValueError:
-            if standby is not None:
-                self.shelf.put_back(standby)
-            raise
-        except BaseException:
-            # It may be stored all the same; then a standby of that name would have every later start refused.
-            if standby is not None:
-                standby.actor.kill()
-            raise
-        if created.is_new and is_ours:
-            self._remember(deployment_id, packed)
-            self._care_for(execution_id, packed, standby=standby, tokens=tokens)
-        elif standby is not None:
-            self.shelf.put_back(standby)
-        return {"execution_id": created.execution_id, "is_new": created.is_new}
-
-    def _remember(self, deployment_id: str, packed: bool) -> None:
-        if packed:
-            self.hosts.warm(deployment_id)
-        else:
-            self.shelf.remember(deployment_id)
-
-    async def _not_found(self, agent: str) -> AgentNotFoundError:
-        known = [row.agent for row in await self._store.deployments()]
-        hint = f"Deployed are: {', '.join(known[:20])}. " if known else ""
-        return AgentNotFoundError(agent=agent, hint=hint)
+    async def refresh_limits(self) -> None:
+        """Read each agent's `max_concurrency` off its current deployment, and let in whom it lets in now."""
+        await self._intake.refresh_limits()
 
     async def send(self, signal: Signal) -> dict[str, Any]:
         """Store a signal and see that it takes effect. When this returns, P5 holds for it."""
@@ -210,7 +188,8 @@ class Supervision:
             # Resident, but not with us: its actor may be alive and at work, so it is attached to and not replaced.
             row = await self._store.row(execution_id)
             if row.status not in SETTLED and not runs_in_client(row.deployment_id):
-                self._care_for(execution_id, is_packed(row), attach=row.resident)
+                self._care_for(claim_of(row), attach=row.resident)
+                await self._hear(row)
         elif stay.actor is not None:
             try:
                 await stay.actor.poke(execution_id)
@@ -262,15 +241,14 @@ class Supervision:
         """The executions that have an actor, or are getting one."""
         return list(self._stays)
 
-    def ahead_of(self, execution_id: str) -> int | None:
-        """How many executions are started before this one, which waits for room; None when it does not."""
-        ahead = [line.ahead_of(execution_id) for line in self._lines.values()]
-        return next((count for count in ahead if count is not None), None)
+    def standing(self, execution_id: str) -> Standing | None:
+        """Why an execution waits for a place and where in line it is; None when it does not."""
+        return self._admission.standing(execution_id)
 
     @property
     def queued(self) -> int:
-        """How many executions wait for room."""
-        return sum(len(line) for line in self._lines.values())
+        """How many executions wait for a place."""
+        return len(self._admission)
 
     # --- looking after one execution
 
@@ -280,31 +258,33 @@ class Supervision:
             event.set()
 
     def _care_for(
-        self,
-        execution_id: str,
-        packed: bool,
-        *,
-        standby: Standby | None = None,
-        attach: bool = False,
-        tokens: bool = False,
+        self, claim: Claim, *, standby: Standby | None = None, attach: bool = False, to_end: bool = False
     ) -> None:
+        execution_id = claim.execution_id
         if self._stopping or execution_id in self._stays:
             if standby is not None:
                 standby.actor.kill()  # The scan was faster and has another actor for it.
             return
-        timer = self._timers.pop(execution_id, None)
-        if timer is not None:
-            timer.cancel()
-        # Who may run already is let in: it has a process, and is only looked for.
-        if not self._lines[packed].enter(execution_id, {"tokens": tokens}, at_once=attach):
+        # Who may run already is let in: it has a process, and is only looked for. Who is to end holds nobody up for long.
+        if not self._admission.enter(claim, at_once=attach or to_end):
             if standby is not None:
                 standby.actor.kill()
             return
+        timer = self._timers.pop(execution_id, None)
+        if timer is not None:
+            timer.cancel()
         announce = functools.partial(self._announce, execution_id)
-        if packed:
-            stay: Stay = Tenancy(execution_id, self._around, self.hosts, announce=announce, tokens=tokens)
+        if claim.packed:
+            stay: Stay = Tenancy(
+                execution_id,
+                self._around,
+                self.hosts,
+                announce=announce,
+                tokens=claim.tokens,
+                squeeze=to_end or bool(claim.parent),
+            )
         else:
-            stay = Stay(execution_id, self._around, announce=announce, tokens=tokens)
+            stay = Stay(execution_id, self._around, announce=announce, tokens=claim.tokens)
         self._stays[execution_id] = stay
         self._tasks[execution_id] = asyncio.create_task(self._see_through(stay, standby, attach))
 
@@ -324,27 +304,59 @@ class Supervision:
             finally:
                 del self._stays[execution_id], self._tasks[execution_id]
                 self._announce(execution_id)
-                self._let_next_in(execution_id)
-        if outcome.get("ended") == "hibernated":
-            await self._at_rest(execution_id, outcome.get("wake_at"))
+                if outcome.get("ended") in ENDED:
+                    self._admission.forget(execution_id)
+                else:
+                    self._admission.leave(execution_id)
+                self._let_next_in()
+        if outcome and outcome.get("ended") not in ENDED:
+            await self._at_rest(execution_id, outcome)
 
-    def _let_next_in(self, gone: str) -> None:
-        for packed, line in self._lines.items():
-            line.leave(gone)
-            while not self._stopping and (waiting := line.next()) is not None:
-                execution_id, wish = waiting
-                self._care_for(execution_id, packed, **wish)
+    def _let_next_in(self) -> None:
+        while not self._stopping and (claim := self._admission.next()) is not None:
+            self._care_for(claim)
 
-    async def _at_rest(self, execution_id: str, wake_at: float | None) -> None:
-        """After a hibernation: whatever came in while it was leaving wakes it again; else its timer does."""
+    async def _at_rest(self, execution_id: str, outcome: dict[str, Any]) -> None:
+        """After a stay that was not the end: whatever came in while it was leaving wakes it again; else its timer does."""
         try:
             row = await self._store.row(execution_id)
-        except StoreUnavailableError:
+        except (StoreUnavailableError, UnknownExecutionError):
             return  # The scan comes back to it.
-        if row.inbox:
-            self._care_for(execution_id, is_packed(row))
-        elif wake_at is not None:
-            self._wake_later(execution_id, wake_at)
+        if row.status in SETTLED:
+            self._admission.forget(execution_id)
+            self._let_next_in()
+        elif outcome.get("ended") == "hibernated":
+            if row.inbox:
+                self._care_for(claim_of(row))
+            elif outcome.get("wake_at") is not None:
+                self._wake_later(execution_id, outcome["wake_at"])
+
+    async def _hear(self, row: ExecutionRow) -> None:
+        """Have what was said to one in line take effect there, and its deadline."""
+        execution_id = row.execution_id
+        claim = self._admission.waiting(execution_id)
+        if claim is None:
+            return
+        if row.wake_at is not None and row.wake_at > self._clock():
+            self._wake_later(execution_id, row.wake_at)
+        elif not row.inbox and row.wake_at is None:
+            return
+        try:
+            status = await hear(self._store, execution_id, self._clock())
+        except (StaleEpochError, ExecutionFinishedError, SequenceConflictError) as problem:
+            log.info("line.left", extra={"execution_id": execution_id, "problem": str(problem)})
+            return
+        except CorruptRecordError as problem:
+            await self._store.quarantine(execution_id, error=str(problem))
+            status = Status.QUARANTINED.value
+        if status == TO_END:
+            self._care_for(claim, to_end=True)
+        elif status in SETTLED:
+            self._admission.forget(execution_id)
+            self._announce(execution_id)
+        elif status == Status.PAUSED.value:
+            self._admission.withdraw(execution_id)
+        self._let_next_in()
 
     def _wake_later(self, execution_id: str, wake_at: float) -> None:
         delay = wake_at - self._clock()
@@ -373,10 +385,19 @@ class Supervision:
         while True:
             await asyncio.sleep(self._settings.scan_interval_s)
             try:
-                for row in await self._store.unfinished():
+                await self.refresh_limits()
+                known = set(self._admission.sessions())
+                rows = await self._store.unfinished()
+                for row in rows:
+                    self._hold(row)
+                for row in rows:
                     self._consider(row)
                     if row.inbox and row.execution_id in self._stays:
                         self._run_errand(self._nudge(row.execution_id))
+                for gone in known.difference(row.execution_id for row in rows):
+                    if gone not in self._stays:
+                        self._admission.forget(gone)  # It ended where nobody told.
+                self._let_next_in()
             except Exception:
                 # Whatever it was, the next scan looks again; a scan that ended would end every rescue.
                 log.exception("scan.failed")
@@ -384,16 +405,19 @@ class Supervision:
                 self._run_errand(stay.ping())
             self._run_errand(self.hosts.look_after())
 
+    def _hold(self, row: ExecutionRow) -> None:
+        if not runs_in_client(row.deployment_id):
+            self._admission.hold(claim_of(row))
+
     def _consider(self, row: ExecutionRow) -> None:
         """Give an actor to an execution that should have one."""
         if row.execution_id in self._stays or runs_in_client(row.deployment_id):
             return
         if row.resident:
-            self._care_for(row.execution_id, is_packed(row), attach=True)
-        elif row.inbox or row.status in (Status.QUEUED.value, Status.RUNNING.value):
-            if row.status == Status.RUNNING.value and row.wake_at is not None and not row.inbox:
-                self._wake_later(row.execution_id, row.wake_at)
-            else:
-                self._care_for(row.execution_id, is_packed(row))
+            self._care_for(claim_of(row), attach=True)
+        elif wants_place(row):
+            self._care_for(claim_of(row))
+            if self._admission.waiting(row.execution_id) and (row.inbox or row.wake_at is not None):
+                self._run_errand(self._look_at(row.execution_id))
         elif row.wake_at is not None:
             self._wake_later(row.execution_id, row.wake_at)

@@ -37,9 +37,12 @@ class Tenancy(Stay):
         *,
         announce: Callable[[], None],
         tokens: bool = False,
+        squeeze: bool = False,
     ) -> None:
+        """`squeeze`: it has to have a seat, also where there is none left."""
         super().__init__(execution_id, around, announce=announce, tokens=tokens)
         self._hosts = hosts
+        self._squeeze = squeeze
         self._host: Host | None = None
         self._host_died = False
         self._recovers = False
@@ -87,7 +90,7 @@ class Tenancy(Stay):
                 return await self._on_its_own(blame=blame)
         try:
             async with self._hosts.gate:
-                host = await self._hosts.seat(execution_id)
+                host = await self._hosts.seat(execution_id, squeeze=self._squeeze)
                 taken = await around.store.take_over(execution_id, host=host.where, blame=blame)
                 self._died_running = self._host_died = False
                 if taken.crashes > around.settings.recoveries_max:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+
+INSIDE: ContextVar[str] = ContextVar("agentspan_inside", default="")
+"""The execution whose code runs here; empty outside of any. What is started from inside one says so."""
 
 
 @dataclass(slots=True)

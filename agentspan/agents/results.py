@@ -148,7 +148,9 @@ class AgentStatus:
     is_waiting: bool = False
     """Somebody has to decide, answer or send something: see `pending`."""
     reason: str | None = None
-    """Why it ended or what is wrong."""
+    """Why it ended, what is wrong, or what it waits in line for."""
+    ahead: int | None = None
+    """In line for a place: how many executions of its session, or else of its agent, come before it. Else None."""
     output: Any = None
     current_task: str | None = None
     """What it is doing, in a few words."""

@@ -101,6 +101,10 @@ class GraphRun:
     state: bytes = b""
 
 
+SESSION_LATER = ""
+"""In `session_from`: the session's newest execution that has completed when this one begins; it had not when it was started."""
+
+
 @dataclass(slots=True)
 class Frame:
     """One agent at work, from its prompt to its answer."""

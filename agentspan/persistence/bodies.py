@@ -62,7 +62,9 @@ def pack_commit(commit: Commit, memo: BlobMemo) -> PackedCommit:
 
 def pack_started(new: NewExecution, session_from: str | None, memo: BlobMemo) -> Packed:
     """Record 0 of a new execution."""
-    body = new.started if session_from is None else {**new.started, "session_from": session_from}
+    body = new.started
+    if session_from is not None and "session_from" not in body:  # Else it is to be looked up when it begins.
+        body = {**body, "session_from": session_from}
     place = record_place(new.execution_id, 0, "started", 0, STARTED_EVENTS)
     return pack(body, memo, context=place, spare_depth=RECORD_SPARE_DEPTH)
 

@@ -321,12 +321,18 @@ class MemoryStore:
         made = self._executions.values()
         # What an unfinished execution continues is kept until it ends: its conversation may not be copied yet.
         continued = {one.session_from for one in made if one.row.status not in rules.SETTLED}
+        to_begin = {
+            (one.row.agent, one.row.session_id)
+            for one in made
+            if one.row.session_id and one.row.epoch == 0 and one.row.status not in rules.SETTLED
+        }
         old = [
             one
             for one in made
             if one.row.status in rules.FINISHED
             and one.row.updated_at < finished_before
             and one.execution_id not in continued
+            and (one.row.agent, one.row.session_id) not in to_begin
         ]
         return sorted(old, key=lambda one: one.row.updated_at)
 

@@ -281,7 +281,7 @@ def new_row(new: NewExecution) -> ExecutionRow:
         idempotency_key=new.idempotency_key,
         created_at=new.created_at,
         updated_at=new.created_at,
-        wake_at=None,
+        wake_at=new.wake_at,
         resident=False,
         crashes=0,
         recoveries=0,

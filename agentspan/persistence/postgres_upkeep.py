@@ -15,11 +15,14 @@ from agentspan.persistence.store import Sweep
 GC_BATCH = 50
 """Executions removed in one transaction, so that commits get their turn between two."""
 
-# What an unfinished execution continues is kept until it ends: its conversation may not be copied yet.
+# What an unfinished execution continues is kept until it ends: its conversation may not be copied yet. What one that has
+# not begun will continue may be known only when it begins, so all of its session is kept until then.
 _EXPIRED = (
     "SELECT e.id, e.execution_id FROM executions e WHERE NOT e.unfinished AND e.updated_at < %s "
     "AND e.status = ANY(%s::text[]) AND NOT EXISTS "
     "(SELECT 1 FROM executions n WHERE n.unfinished AND n.session_from IS NOT NULL AND n.session_from = e.id) "
+    "AND (e.session_id = '' OR NOT EXISTS (SELECT 1 FROM executions n WHERE n.agent = e.agent "
+    "AND n.session_id = e.session_id AND n.session_id <> '' AND n.unfinished AND n.epoch = 0)) "
 )
 _FINISHED = sorted(rules.FINISHED)
 _TABLES = (

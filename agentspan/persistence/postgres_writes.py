@@ -35,9 +35,9 @@ _SESSION = (
 _CREATE = """
 WITH made AS (
     INSERT INTO executions (execution_id, request_id, agent, deployment_id, session_id, idempotency_key, session_from,
-        created_at, status, events, updated_at, metadata,
+        created_at, status, events, updated_at, metadata, wake_at,
         unfinished, epoch, seq, resident, crashes, recoveries, current_task, host)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %b, true, 0, 0, false, 0, 0, '', '') RETURNING id
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %b, %s, true, 0, 0, false, 0, 0, '', '') RETURNING id
 ), first AS (
     INSERT INTO records SELECT id, 0, 'started', 0, %s::bigint, %b::bytea FROM made
 )
@@ -79,6 +79,7 @@ def create(new: NewExecution, started: Packed, metadata: bytes, memo: BlobMemo) 
             rules.STARTED_EVENTS,
             new.created_at,
             metadata,
+            new.wake_at,
             rules.STARTED_EVENTS,
             started.data,
         ),

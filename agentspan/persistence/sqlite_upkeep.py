@@ -17,11 +17,14 @@ from agentspan.persistence.sqlite_threads import remove as remove_threads
 GC_BATCH = 50
 """Executions removed in one transaction, so that commits get their turn between two."""
 
-# What an unfinished execution continues is kept until it ends: its conversation may not be copied yet.
+# What an unfinished execution continues is kept until it ends: its conversation may not be copied yet. What one that has
+# not begun will continue may be known only when it begins, so all of its session is kept until then.
 _EXPIRED = (
-    "SELECT id, execution_id FROM executions WHERE unfinished = 0 AND updated_at < ? "
+    "SELECT id, execution_id FROM executions e WHERE unfinished = 0 AND updated_at < ? "
     "AND status IN (SELECT value FROM json_each(?)) "
     "AND id NOT IN (SELECT session_from FROM executions WHERE unfinished = 1 AND session_from IS NOT NULL) "
+    "AND (session_id = '' OR NOT EXISTS (SELECT 1 FROM executions n WHERE n.agent = e.agent "
+    "AND n.session_id = e.session_id AND n.session_id <> '' AND n.unfinished = 1 AND n.epoch = 0)) "
 )
 _FINISHED = json.dumps(sorted(rules.FINISHED))
 

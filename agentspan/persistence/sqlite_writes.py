@@ -37,9 +37,9 @@ def create(db: sqlite3.Connection, new: NewExecution, started: Packed, metadata:
         started = pack_started(new, session[1], memo)
     execution = db.execute(
         "INSERT INTO executions (execution_id, request_id, agent, deployment_id, session_id, idempotency_key, "
-        "session_from, created_at, status, events, updated_at, host, "
+        "session_from, created_at, status, events, updated_at, host, wake_at, "
         "unfinished, epoch, seq, resident, crashes, recoveries, current_task) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 0, 0, 0, 0, '')",
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 0, 0, 0, 0, '')",
         (
             new.execution_id,
             new.request_id,
@@ -53,6 +53,7 @@ def create(db: sqlite3.Connection, new: NewExecution, started: Packed, metadata:
             rules.STARTED_EVENTS,
             new.created_at,
             _NOBODY,
+            new.wake_at,
         ),
     ).lastrowid
     assert execution is not None

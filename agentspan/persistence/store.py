@@ -32,11 +32,14 @@ class NewExecution:
     agent: str
     deployment_id: str
     started: dict[str, Any]
-    """The body of record 0 (kind `started`). The store fills in `session_from` when `session_id` is set."""
+    """The body of record 0 (kind `started`). The store fills in `session_from` when `session_id` is set, unless it is
+    there already."""
     session_id: str = ""
     idempotency_key: str | None = None
     """Unique per agent name. A second start with it returns the first execution."""
     created_at: float
+    wake_at: float | None = None
+    """When time alone changes something, even if it has not begun by then: its deadline."""
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -395,7 +398,10 @@ class Store(ThreadStore, Protocol):
     # --- upkeep
 
     async def gc(self, *, finished_before: float, dry_run: bool = True, limit: int = 10_000) -> Sweep:
-        """Remove executions that ended before an instant, with their threads and all that only they refer to."""
+        """Remove executions that ended before an instant, with their threads and all that only they refer to.
+
+        What an unfinished execution continues is kept, and so is all of a session while one of it has not begun.
+        """
         ...
 
     async def info(self) -> dict[str, Any]:

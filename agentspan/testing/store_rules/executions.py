@@ -74,6 +74,19 @@ class ExecutionRules:
         assert (await store.journal("next"))[0].body["session_from"] == "newest"
         assert "session_from" not in (await store.journal("alone"))[0].body
 
+    async def test_what_a_session_goes_on_from_may_be_left_open(self, store: Store) -> None:
+        await begin(store, "before", session_id="s", created_at=1.0)
+        await finish(store, "before")
+        started = {"at": 2.0, "agent": "helper", "prompt": "hi", "session_id": "s", "session_from": ""}
+        await store.create(new("next", session_id="s", started=started))
+        assert (await store.journal("next"))[0].body["session_from"] == ""
+
+    async def test_an_execution_may_be_due_before_it_has_begun(self, store: Store) -> None:
+        await store.create(new("e1", wake_at=1060.0))
+        await store.create(new("e2"))
+        assert [row.wake_at for row in await store.unfinished()] == [1060.0, None]
+        assert (await store.row("e1")).wake_at == 1060.0
+
     async def test_an_unknown_execution_is_named(self, store: Store) -> None:
         for call in (
             store.row("nope"),

@@ -98,6 +98,15 @@ class UpkeepRules:
         await finish(store, "second", updated_at=1.0)
         assert (await store.gc(finished_before=5.0, dry_run=False)).executions == 2
 
+    async def test_gc_keeps_a_session_while_one_of_it_has_not_begun(self, store: Store) -> None:
+        await begin(store, "first", session_id="s")
+        started = {"at": 2.0, "agent": "helper", "prompt": "hi", "session_id": "s", "session_from": ""}
+        await store.create(new("later", session_id="s", started=started))
+        await finish(store, "first", updated_at=1.0)
+        assert (await store.gc(finished_before=5.0, dry_run=False)).executions == 0
+        await store.take_over("later", host={"pid": 1})
+        assert (await store.gc(finished_before=5.0, dry_run=False)).executions == 1
+
     async def test_after_gc_nothing_of_an_execution_is_left(self, store: Store) -> None:
         await begin_asking(store, ask("e1", "c1"))
         await store.send(signal("e1", "approve", signal_id="s1"))

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from agentspan.actors.admission import Line
 from agentspan.actors.desk import Desk
 from agentspan.actors.hosts import HOST_PREFIX, KEEP_EMPTY_S, SPREAD_AT, is_host
 from agentspan.errors import ConfigurationError
@@ -123,7 +122,8 @@ async def test_what_has_no_room_waits_as_queued_and_is_started_in_order():
         rows = {row.execution_id: row.status for row in await home.store.rows()}
         assert [eid for eid in ids if rows[eid] == "QUEUED"] == ids[10:]
         desk = Desk(home.store, home.supervision, key=b"", where="here")
-        assert "2 executions are before it" in (await desk.on_status(ids[12]))["reason"]
+        status = await desk.on_status(ids[12])
+        assert (status["reason"], status["ahead"]) == ("Waits for room on the server; 2 executions are before it.", 2)
         assert (await desk.on_status(ids[0]))["reason"] is None
         home.gate.set()
         await all_end(home, ids)
@@ -144,20 +144,6 @@ async def test_dedicated_executions_wait_for_a_process_too():
         home.gate.set()
         await all_end(home, ids)
         assert [eid for eid, _, _ in home.fleet.runs] == ids
-
-
-def test_whoever_comes_later_does_not_pass_those_in_line():
-    line = Line(1)
-    assert line.enter("a", {}, at_once=False)
-    assert not line.enter("b", {}, at_once=False)
-    assert not line.enter("c", {}, at_once=False)
-    assert line.enter("living", {}, at_once=True), "what runs already is only counted"
-    line.leave("a")
-    assert line.next() is None
-    line.leave("living")
-    assert not line.enter("c", {}, at_once=False)
-    assert line.next() == ("b", {})
-    assert (line.ahead_of("b"), line.ahead_of("c"), line.ahead_of("a")) == (0, 1, None)
 
 
 # --- deaths
