@@ -78,8 +78,8 @@ class Client:
         self._lock = threading.Lock()
         self._deployed: dict[str, Any] = {}
         """What this process has deployed, by deployment ID."""
-        self._placements: dict[str, str] = {}
-        """What placement it was deployed with, by the deployment ID it would have without."""
+        self._terms: dict[str, dict[str, Any]] = {}
+        """The placement and the limit it was deployed with, by the deployment ID it would have without."""
 
     @classmethod
     def offline(cls, settings: Settings | None = None) -> Self:

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from agentspan.agents.agent import Agent
+from agentspan.agents.context import INSIDE
 from agentspan.agents.events import AgentEvent
 from agentspan.agents.results import AgentResult, DeploymentInfo, HistoryState
 from agentspan.bridge import run_sync, twin
@@ -23,6 +24,7 @@ from agentspan.submission import (
     agent_request,
     check_change,
     check_seconds,
+    deploy_terms,
     deployable,
     graph_request,
     is_place,
@@ -60,6 +62,7 @@ class AgentRuntime(Client):
         types: Sequence[type] = (),
         host: str | None = None,
         placement: str | None = None,
+        max_concurrency: int | None = None,
     ) -> list[DeploymentInfo]:
         """Make agents and LangGraph graphs known under their names, so that any process can start them.
 
@@ -72,6 +75,8 @@ class AgentRuntime(Client):
             host: `"client"` runs a graph in this process, whose code then stays here; the last resort for one that cannot
                 be shipped. What is unfinished when the process ends waits for one that deploys the graph again.
             placement: `"packed"` or `"dedicated"`: where executions of this version run, unless their start says otherwise.
+            max_concurrency: How many executions of each may be at work at the same time (see `Agent`), in place of what
+                the agent says; 0 for any number. Deploying again with another number changes it, for all versions.
 
         Raises:
             UnshippableCodeError: Something an agent refers to cannot be sent; names it. Nothing was deployed.
@@ -79,10 +84,10 @@ class AgentRuntime(Client):
         """
         wanted = [deployable(agent, tuple(types)) for agent in agents]
         _check_host(host, wanted)
-        check_placement(placement)
+        terms = deploy_terms(placement, max_concurrency, host)
         await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
         rows = [await asyncio.to_thread(_packed, agent, host) for agent in wanted]
-        rows = [self._placed(row, placement) for row in rows]
+        rows = [self._arranged(row, terms) for row in rows]
         for agent in wanted:
             warn_of_losses(agent)
         deployed = [await self._deploy_row(row, agent) for row, agent in zip(rows, wanted, strict=True)]
@@ -91,17 +96,16 @@ class AgentRuntime(Client):
                 await self._client_host().look_after(row.deployment_id, graph)
         return deployed
 
-    def _placed(self, row: Any, placement: str | None) -> Any:
-        """The deployment with the placement asked for, or the one it was last deployed with here."""
-        from agentspan.actors.shipping import placed
+    def _arranged(self, row: Any, terms: Mapping[str, Any]) -> Any:
+        """The deployment on the terms asked for; for the rest on those it was last deployed with here."""
+        from agentspan.actors.shipping import arranged
         from agentspan.persistence.store import runs_in_client
 
         if runs_in_client(row.deployment_id):
             return row
-        if placement is not None:
-            self._placements[row.deployment_id] = placement
-        known = self._placements.get(row.deployment_id)
-        return row if known is None else placed(row, known)
+        known = self._terms.setdefault(row.deployment_id, {})
+        known.update(terms)
+        return arranged(row, known) if known else row
 
     def _client_host(self) -> ClientHost:
         if self._host is None:
@@ -120,9 +124,16 @@ class AgentRuntime(Client):
             source=row.reference or row.source,
         )
 
-    async def serve_async(self, *agents: Any, blocking: bool = True, host: str | None = None) -> None:
+    async def serve_async(
+        self,
+        *agents: Any,
+        blocking: bool = True,
+        host: str | None = None,
+        placement: str | None = None,
+        max_concurrency: int | None = None,
+    ) -> None:
         """Deploy agents and graphs and, when `blocking`, keep this process (and an embedded server in it) up until Ctrl-C."""
-        await self.deploy_async(*agents, host=host)
+        await self.deploy_async(*agents, host=host, placement=placement, max_concurrency=max_concurrency)
         if blocking:
             stop = asyncio.Event()
             try:
@@ -194,7 +205,7 @@ class AgentRuntime(Client):
         if known is not None:
             request = self._request_for(known, call)
             await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
-            row = self._placed(_packed(known, host), None)
+            row = self._arranged(_packed(known, host), {})
             if row.deployment_id not in self._deployed:
                 warn_of_losses(known)
                 await self._deploy_row(row, known)
@@ -210,6 +221,7 @@ class AgentRuntime(Client):
         if request["timeout_s"] is None:
             request["timeout_s"] = spec.get("timeout_seconds")
         request["placement"] = placement or spec.get("placement") or self.settings.placement
+        request["parent"] = INSIDE.get()
         created = await self._call("submit", new=request, tokens=tokens)
         if host is not None and known is not None:
             await self._client_host().run(created["execution_id"], known)

@@ -10,6 +10,7 @@ from typing import Any
 
 from agentspan.agents.agent import Agent
 from agentspan.agents.nearest import did_you_mean
+from agentspan.config import check_placement
 from agentspan.errors import ConfigurationError, InvalidPromptError
 from agentspan.handle import new_id
 
@@ -71,6 +72,24 @@ def deployable(agent: Any, types: tuple[type, ...] = ()) -> Any:
         problem="An Agent, a LangGraph graph, or the name of a deployed one is needed, not a "
         f"{type(agent).__name__}: {agent!r:.80}"
     )
+
+
+def deploy_terms(placement: str | None, max_concurrency: int | None, host: str | None) -> dict[str, Any]:
+    """On what terms something is deployed, as far as it was said.
+
+    Raises:
+        ConfigurationError: One of them is none.
+    """
+    check_placement(placement)
+    if max_concurrency is not None:
+        if isinstance(max_concurrency, bool) or not isinstance(max_concurrency, int) or max_concurrency < 0:
+            raise ConfigurationError(
+                problem=f"max_concurrency is {max_concurrency!r}; give a whole number of at least 1, or 0 for any number."
+            )
+        if host is not None:
+            raise ConfigurationError(problem="max_concurrency is for what the server runs, not for host='client'.")
+    said = {"placement": placement, "max_concurrency": max_concurrency}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def is_place(agent: Any) -> bool:

@@ -21,7 +21,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
@@ -103,10 +103,14 @@ def pack(agent: Deployable, *, kind: str | None = None, clock: Callable[[], floa
     )
 
 
-def placed(row: DeploymentRow, placement: str) -> DeploymentRow:
-    """The deployment with a placement of its own, which makes it another version."""
-    digest = blake2b(frame(b"agentspan placement 1", row.deployment_id, placement), digest_size=16).hexdigest()
-    return dataclasses.replace(row, deployment_id=digest, spec={**row.spec, "placement": placement})
+def arranged(row: DeploymentRow, terms: Mapping[str, Any]) -> DeploymentRow:
+    """The deployment with terms of its own, such as `placement`, beside what its agent says; another version by that."""
+    if set(terms) == {"placement"}:  # Versions keep the IDs they had when there was nothing else to say.
+        framed = frame(b"agentspan placement 1", row.deployment_id, str(terms["placement"]))
+    else:
+        framed = frame(b"agentspan terms 1", row.deployment_id, _canonical(dict(terms)))
+    digest = blake2b(framed, digest_size=16).hexdigest()
+    return dataclasses.replace(row, deployment_id=digest, spec={**row.spec, **terms})
 
 
 def python_version() -> str:

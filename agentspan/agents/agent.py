@@ -37,6 +37,9 @@ class Agent:
         max_tokens: The most tokens in one model answer, from 1. Default: the provider's.
         temperature: 0 to 2. Default: the provider's.
         timeout_seconds: The execution's deadline, waiting included; 0 for none.
+        max_concurrency: How many executions of the agent may be at work at the same time, from 1; others wait as QUEUED, in
+            order. Those that wait for a person and have given their process back are not counted. What was deployed last
+            under the name counts for all its versions. Default: any number.
         metadata: JSON data kept with each execution and shown with it.
         dependencies: Live objects for `ToolContext.dependencies`. They travel with the agent's code and must pickle.
         base_url: The address of an OpenAI-compatible endpoint for this agent alone.
@@ -62,6 +65,7 @@ class Agent:
     max_tokens: int | None
     temperature: float | None
     timeout_seconds: float
+    max_concurrency: int | None
     metadata: dict[str, Any]
     dependencies: dict[str, Any]
     base_url: str | None
@@ -82,6 +86,7 @@ class Agent:
         max_tokens: int | None = None,
         temperature: float | None = None,
         timeout_seconds: float = 0,
+        max_concurrency: int | None = None,
         metadata: dict[str, Any] | None = None,
         dependencies: dict[str, Any] | None = None,
         base_url: str | None = None,
@@ -104,6 +109,7 @@ class Agent:
         check.whole("max_tokens", max_tokens, optional=True)
         check.number("temperature", temperature, most=2, optional=True)
         check.number("timeout_seconds", timeout_seconds, words="seconds, or 0 for none")
+        check.whole("max_concurrency", max_concurrency, optional=True)
         check.text("base_url", base_url, optional=True)
         check.callable("stop_when", stop_when)
         defs = get_tool_defs(check.items("tools", tools))
@@ -129,6 +135,7 @@ class Agent:
             max_tokens=max_tokens,
             temperature=temperature,
             timeout_seconds=timeout_seconds,
+            max_concurrency=max_concurrency,
             metadata=check.json_dict("metadata", metadata),
             dependencies=check.mapping("dependencies", dependencies),
             base_url=base_url,
@@ -162,6 +169,7 @@ class Agent:
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             timeout_seconds=self.timeout_seconds or None,
+            max_concurrency=self.max_concurrency,
             base_url=self.base_url,
             output_schema=output.json_schema if output else None,
             output_name=output.name if output else None,

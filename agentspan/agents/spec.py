@@ -84,6 +84,8 @@ class AgentSpec:
     max_tokens: int | None = None
     temperature: float | None = None
     timeout_seconds: float | None = None
+    max_concurrency: int | None = None
+    """How many executions of it may be at work at a time, of all versions together."""
     base_url: str | None = None
     output_schema: dict[str, Any] | None = None
     """JSON schema of `output_type`, or None for text."""

@@ -130,6 +130,15 @@ def deploy(
             metavar="REFERENCE...", help="`module:attribute` or `path.py:attribute`, one or more.", show_default=False
         ),
     ],
+    max_concurrency: Annotated[
+        int | None,
+        typer.Option(
+            "--max-concurrency",
+            min=0,
+            metavar="N",
+            help="How many executions of each may be at work at a time, in place of what the agent says; 0 for any number.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make agents and graphs known, to be started by name.
@@ -146,7 +155,9 @@ def deploy(
         # A server that is up also warms its standby actors for the new version; without one the store is enough.
         runtime = here.live() if here.is_served else here.runtime
         with warnings_as_notes(output):
-            infos: list[dict[str, Any]] = [info.to_dict() for info in runtime.deploy(*targets)]
+            infos: list[dict[str, Any]] = [
+                info.to_dict() for info in runtime.deploy(*targets, max_concurrency=max_concurrency)
+            ]
     if output.json:
         output.document({"deployed": infos})
     for info in infos if not output.json else ():

@@ -64,6 +64,8 @@ def _doing(row: Row) -> Text:
     told = Text()
     if row["error"]:
         told.append(one_line(row["error"], 80), "red")
+    elif row.get("queue"):
+        told.append(one_line(row["queue"]["reason"], 110), "yellow")
     elif row["current_task"]:
         told.append(row["current_task"])
     elif row["finish_reason"]:
@@ -97,6 +99,7 @@ def execution(shown: Row, *, steps: int) -> RenderableType:
                 ("Agent", f"{shown['agent']}  (version {shown['deployment_id'][:12]}, {source})"),
                 ("Status", _standing(shown)),
                 ("Error", Text(shown["error"], style="red") if shown["error"] else None),
+                ("In line", shown["queue"]["reason"] if shown.get("queue") else None),
                 ("Doing", shown["current_task"]),
                 ("Started", when(shown["created_at"])),
                 ("Changed", f"{when(shown['updated_at'])}  ({_ago(shown['updated_at'])})"),
@@ -293,6 +296,6 @@ def server(info: Row) -> RenderableType:
             ("Resident", info["residents"]),
             ("Standby", info["standby"]),
             ("Hosts", hosts or None),
-            ("Without room", info["queued"] or None),
+            ("In line", info["queued"] or None),
         )
     )
