@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agentspan.errors import ConfigurationError
+from agentspan.limits import parse_limits
 
 NAMESPACE = "agentspan"
 """The Ray namespace of every AgentSpan actor."""
@@ -57,6 +58,15 @@ class Settings(BaseSettings):
     """Host processes; one for each core of the cluster by default. What has no room waits as QUEUED."""
     actors_max: int | None = Field(default=None, ge=1)
     """Dedicated executions with a process at the same time; no limit by default. Others wait as QUEUED, in order."""
+    model_limits: str = ""
+    """What all executions together may ask of models: `openai rpm=500 tpm=200k in_flight=20; anthropic/claude-opus-* rpm=50`
+    (see `agentspan.limits`). Calls beyond it wait for a permit."""
+
+    @field_validator("model_limits")
+    @classmethod
+    def _check_limits(cls, text: str) -> str:
+        parse_limits(text)
+        return text
 
     @classmethod
     def from_env(cls, **given: Any) -> Settings:

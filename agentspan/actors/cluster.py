@@ -18,10 +18,11 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
 
 from agentspan.actors.desk import unpack_error
+from agentspan.actors.execution import SUPERVISOR
 from agentspan.actors.residence import HostConfig
 from agentspan.actors.shipping import load_key
 from agentspan.actors.stay import SupervisionSettings
-from agentspan.actors.supervisor import SUPERVISOR, SupervisorActor, SupervisorConfig
+from agentspan.actors.supervisor import SupervisorActor, SupervisorConfig
 from agentspan.config import NAMESPACE, Settings
 from agentspan.errors import (
     AgentspanError,
@@ -227,6 +228,7 @@ def _host_config(settings: Settings, key_path: Path) -> HostConfig:
         model_retries_max=settings.model_retries_max,
         model_timeout_s=settings.model_timeout_s,
         parallel_tools_max=settings.parallel_tools_max,
+        model_limits=settings.model_limits,
     )
 
 

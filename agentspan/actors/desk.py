@@ -17,6 +17,7 @@ from typing import Any
 import agentspan.errors as errors
 from agentspan.actors.accepting import PACKED
 from agentspan.actors.admission import Standing
+from agentspan.actors.permitdesk import PermitDesk
 from agentspan.actors.queueing import standings, wants_place, with_standing
 from agentspan.actors.supervision import LOOK_EVERY_S, SETTLED, Supervision
 from agentspan.engine.admit import Signal
@@ -42,11 +43,20 @@ POLL_MAX_S = 30.0
 class Desk:
     """Answers `call(verb, args)`. Every verb is idempotent: Ray may deliver it twice."""
 
-    def __init__(self, store: Store, supervision: Supervision | None, *, key: bytes, where: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        supervision: Supervision | None,
+        *,
+        key: bytes,
+        where: str,
+        permits: PermitDesk | None = None,
+    ) -> None:
         self._store = store
         self._supervision = supervision
         self._key = key
         self._where = where
+        self._permits = permits
 
     async def call(self, verb: str, args: dict[str, Any]) -> dict[str, Any]:
         """Perform a verb: `{"value": …}` or `{"error": {"type": …, "facts": {…}}}`."""
@@ -103,6 +113,12 @@ class Desk:
         await self._store.release(execution_id)
         await live.wake(execution_id)
 
+    async def on_permits(self, **said: Any) -> dict[str, Any]:
+        """What processes that call models say to the permit desk (`PermitDesk.exchange`)."""
+        if self._permits is None:
+            raise ServerError(message="No model limits are set on this server.")
+        return await self._permits.exchange(**said)
+
     async def on_gc(self, finished_before: float, dry_run: bool = True) -> dict[str, Any]:
         return asdict(await self._store.gc(finished_before=finished_before, dry_run=dry_run))
 
@@ -119,6 +135,7 @@ class Desk:
             "standby": supervision.shelf.count if supervision else 0,
             "hosts": supervision.hosts.describe() if supervision else [],
             "queued": supervision.queued if supervision else 0,
+            "model_limits": self._permits.permits.describe() if self._permits else [],
         }
 
     async def on_ready(self) -> dict[str, Any]:

@@ -105,6 +105,7 @@ class Driver:
         self._flying: dict[Effect, asyncio.Task[r.AnyRecord]] = {}
         self._landed: list[tuple[Effect, asyncio.Task[r.AnyRecord]]] = []
         self._reports = Reports(self._wake.set)
+        self._note = ""
         self._delta_bytes = 0
         self._snapshot_bytes = 0
         self._snapshot_seq = -1
@@ -299,6 +300,8 @@ class Driver:
             todo = list(self._decision.records)
         if state.is_finished:
             await self._drop_flying()
+        notes = [report.note for report in reports if report.note is not None]
+        self._note = "" if applied or not notes else notes[-1]
         entries = self._entries(applied)
         opens = pending_rows(state, exclude=waiting)
         still = {call.call_id for _, call in state.open_asks()}
@@ -342,7 +345,7 @@ class Driver:
             updated_at=state.updated_at if entries else self._clock(),
             wake_at=self._decision.wake_at,
             resident=resident and not state.is_finished,
-            current_task=current_task(state, self._decision.effects),
+            current_task=" ".join(filter(None, (current_task(state, self._decision.effects), self._note))),
             finish_reason=state.finish_reason.value if state.finish_reason else None,
             error=state.error,
         )

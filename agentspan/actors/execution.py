@@ -5,12 +5,42 @@ The supervisor recreates them; Ray does not (it could not raise the epoch first)
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 
 from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.residence import HostConfig, Residence
+from agentspan.config import NAMESPACE
+from agentspan.errors import ServerError
+
+SUPERVISOR = "agentspan-supervisor"
+ANSWER_MAX_S = 30.0
+"""After so long without an answer, permits are asked for again."""
+
+
+class PermitCounter:
+    """Asks the supervisor for permits for model calls."""
+
+    def __init__(self) -> None:
+        self._supervisor: Any = None
+
+    async def __call__(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        if self._supervisor is None:
+            # Off the loop: without a head it would block for a minute.
+            self._supervisor = await asyncio.to_thread(ray.get_actor, SUPERVISOR, namespace=NAMESPACE)
+        try:
+            async with asyncio.timeout(ANSWER_MAX_S):
+                answer: dict[str, Any] = await self._supervisor.call.remote("permits", dict(said))
+        except BaseException:
+            self._supervisor = None
+            raise
+        if "error" in answer:
+            raise ServerError(message=f"No permits: {answer['error']}")
+        value: dict[str, Any] = answer["value"]
+        return value
 
 
 class _Shell:
@@ -23,7 +53,7 @@ class _Shell:
 
         share_fate_with_raylet()
         node = ray.get_runtime_context().get_node_id()
-        self._residence = Residence(config, unpack=unpack, actor_name=name, node=node)
+        self._residence = Residence(config, unpack=unpack, actor_name=name, node=node, permits=PermitCounter())
 
     async def warm(self, deployments: tuple[str, ...] = ()) -> dict[str, Any]:
         return await self._residence.warm(deployments)

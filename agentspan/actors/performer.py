@@ -22,6 +22,7 @@ from typing import Any, assert_never
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from agentspan.actors.feed import Feed
+from agentspan.actors.gate import ModelGate
 from agentspan.agents.agent import Agent
 from agentspan.agents.context import InstructionsContext, StopContext, ToolContext
 from agentspan.agents.spec import AgentSpec
@@ -40,12 +41,13 @@ from agentspan.errors import (
     UnknownExecutionError,
     UnstorableValueError,
 )
-from agentspan.models.base import Model, ModelReply, ModelRequest
+from agentspan.models.base import Model, ModelReply, ModelRequest, OnToken
 from agentspan.persistence.bodies import RECORD_SPARE_DEPTH
 from agentspan.persistence.codec import pack
 from agentspan.persistence.forking import forked_snapshot
 from agentspan.persistence.loading import load_state
 from agentspan.persistence.store import Store
+from agentspan.persistence.threads import Report
 
 log = logging.getLogger("agentspan.performer")
 
@@ -53,6 +55,10 @@ ERROR_CHARS_MAX = 4000
 """Longer error texts are cut before they are recorded."""
 MODEL_BACKOFF_S = 0.5
 MODEL_BACKOFF_MAX_S = 30.0
+TOO_MANY = frozenset({429, 529})
+"""HTTP statuses by which a provider says that there are too many calls (529 is Anthropic's, for all its customers)."""
+ANSWER_TOKENS = 500
+"""What an answer is guessed to be when nothing bounds it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +79,20 @@ class AgentPerformer:
         store: Store,
         feed: Feed | None = None,
         executor: Executor | None = None,
+        gate: ModelGate | None = None,
         settings: PerformerSettings | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`model` finds a model by name and base URL; `executor` runs blocking tools (None: the loop's default)."""
+        """`model` finds a model by name and base URL; `executor` runs blocking tools (None: the loop's default); `gate`
+        knows which models are limited (None: none is).
+        """
         self.agent = agent
         self.spec: AgentSpec = agent.spec()
         self._model = model
         self._store = store
         self._feed = feed
         self._executor = executor
+        self._gate = gate
         self._settings = settings or PerformerSettings()
         self._clock = clock
         self._tools: dict[str, ToolDef] = agent.tool_defs
@@ -93,7 +103,7 @@ class AgentPerformer:
         """Do one effect; see `driver.Performer`."""
         match effect:
             case CallModel():
-                return await self.call_model(state, effect)
+                return await self.call_model(state, effect, report)
             case CallTool():
                 return await self.call_tool(state, effect)
             case CheckStop():
@@ -112,7 +122,7 @@ class AgentPerformer:
 
     # --- models
 
-    async def call_model(self, state: ExecutionState, effect: CallModel) -> r.AnyRecord:
+    async def call_model(self, state: ExecutionState, effect: CallModel, report: Report | None = None) -> r.AnyRecord:
         """One attempt at the next turn."""
         started = time.perf_counter()
         frame = state.frames[effect.path]
@@ -132,7 +142,7 @@ class AgentPerformer:
             feed = self._feed
             on_token = feed.token if feed is not None and feed.wants_tokens else None
             model = self._model(self.agent.model, self.spec.base_url)
-            reply = await model.complete(request, on_token=on_token)
+            reply = await self._complete(model, request, on_token, report)
         except ModelRetryableError as problem:
             return self._model_failed(
                 effect, problem, frame.model_failures, retry_after_s=problem.facts.get("retry_after_s")
@@ -163,6 +173,31 @@ class AgentPerformer:
             turn=effect.turn,
         )
         return record
+
+    async def _complete(
+        self, model: Model, request: ModelRequest, on_token: OnToken | None, report: Report | None
+    ) -> ModelReply:
+        """The call, with a permit where one is needed."""
+        gate = self._gate
+        if gate is None or not gate.limits(request.model):
+            return await model.complete(request, on_token=on_token)
+
+        def tell(note: str) -> None:
+            if report is not None:
+                report(note=f"({note})" if note else "")
+
+        permit = await gate.enter(request.model, guessed_tokens(request), tell)
+        cost: int | None = None
+        try:
+            reply = await model.complete(request, on_token=on_token)
+            cost = reply.total_tokens or None
+            return reply
+        except ModelRetryableError as problem:
+            if problem.facts.get("status") in TOO_MANY:
+                gate.throttled(request.model, problem.facts.get("retry_after_s"))
+            raise
+        finally:
+            gate.leave(permit, cost=cost)
 
     def _model_failed(
         self, effect: CallModel, problem: ModelError, failures: int, *, retry_after_s: float | None
@@ -373,6 +408,12 @@ class AgentPerformer:
                     raise
                 # An observer must not change what it observes; its failure is logged with its traceback.
                 log.exception("callback.failed", extra={"execution_id": state.execution_id, "hook": hook})
+
+
+def guessed_tokens(request: ModelRequest) -> int:
+    """About how many tokens a call will cost: four characters each, and the answer."""
+    characters = sum(len(str(m.get("content") or "")) + len(str(m.get("tool_calls") or "")) for m in request.messages)
+    return characters // 4 + (request.max_tokens or ANSWER_TOKENS)
 
 
 class UnrecordableResultError(TypeError):

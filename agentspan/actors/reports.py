@@ -18,6 +18,7 @@ class Reported:
 
     records: Sequence[r.AnyRecord] = ()
     thread: ThreadWrite | None = None
+    note: str | None = None
     done: Future[None] = field(default_factory=Future)
 
 
@@ -37,11 +38,16 @@ class Reports:
         self._loop = asyncio.get_running_loop()
 
     def add(
-        self, records: Sequence[r.AnyRecord] = (), thread: ThreadWrite | None = None, *, within_s: float = 0.0
+        self,
+        records: Sequence[r.AnyRecord] = (),
+        thread: ThreadWrite | None = None,
+        *,
+        within_s: float = 0.0,
+        note: str | None = None,
     ) -> Future[None]:
         """A `Report`."""
         assert self._loop is not None, "effects are performed after `open`"
-        reported = Reported(records, thread)
+        reported = Reported(records, thread, note)
         self._waiting.append(reported)
         try:
             if within_s:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from agentspan.actors.driver import Driver, Performer
 from agentspan.actors.feed import NO_TOKENS, Feed
+from agentspan.actors.gate import Ask, ModelGate
 from agentspan.actors.performer import AgentPerformer, PerformerSettings
 from agentspan.agents.agent import Agent
 from agentspan.errors import DeploymentError, StaleEpochError
+from agentspan.limits import parse_limits
+from agentspan.models.providers import canonical
 from agentspan.models.registry import ModelRegistry
 from agentspan.persistence.opening import open_store
 from agentspan.persistence.store import DeploymentRow, Store
@@ -44,6 +48,7 @@ class HostConfig:
     model_retries_max: int = 6
     model_timeout_s: float = 600.0
     parallel_tools_max: int = 64
+    model_limits: str = ""
 
 
 @dataclass(slots=True)
@@ -57,11 +62,17 @@ class _Tenant:
 class Residence:
     """Runs executions in this process."""
 
-    def __init__(self, config: HostConfig, *, unpack: Unpack, actor_name: str, node: str) -> None:
+    def __init__(
+        self, config: HostConfig, *, unpack: Unpack, actor_name: str, node: str, permits: Ask | None = None
+    ) -> None:
+        """`permits` asks whoever knows what all processes together may call; None: there is nobody to ask."""
         self._config = config
         self._unpack = unpack
         self._host = {"actor": actor_name, "pid": os.getpid(), "node": node, "hostname": socket.gethostname()}
         self._executor = ThreadPoolExecutor(config.parallel_tools_max, thread_name_prefix="tool")
+        limits = parse_limits(config.model_limits)
+        client = f"{actor_name}-{secrets.token_hex(6)}"
+        self._gate = ModelGate(limits, permits, client=client, canonical=canonical) if limits and permits else None
         self._models = ModelRegistry(timeout_s=config.model_timeout_s)
         self._agents: dict[str, Any] = {}
         self._tenants: dict[str, _Tenant] = {}
@@ -156,6 +167,7 @@ class Residence:
                 store=store,
                 feed=feed,
                 executor=self._executor,
+                gate=self._gate,
                 settings=PerformerSettings(model_retries_max=self._config.model_retries_max),
             )
         # Only here: a process that runs native agents does not pay for importing langgraph.

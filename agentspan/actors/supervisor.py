@@ -29,16 +29,19 @@ from agentspan.actors.execution import ExecutionActor, HostActor
 from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.fleet import ActorGone
 from agentspan.actors.hosts import HOST_PREFIX, is_host
+from agentspan.actors.permitdesk import PermitDesk
 from agentspan.actors.residence import HostConfig
 from agentspan.actors.stay import SupervisionSettings
 from agentspan.actors.supervision import Supervision
 from agentspan.config import NAMESPACE
+from agentspan.limits import parse_limits
+from agentspan.models.permits import Permits
+from agentspan.models.providers import canonical
 from agentspan.persistence.opening import open_store
 from agentspan.persistence.postgres_url import without_password
 
 log = logging.getLogger("agentspan.supervisor")
 
-SUPERVISOR = "agentspan-supervisor"
 EXECUTION_PREFIX = "ex-"
 CREATE_TIMEOUT_S = 60.0
 CONTROL_TIMEOUT_S = 10.0
@@ -181,6 +184,16 @@ class RayFleet:
         ]
 
 
+def _permit_desk(model_limits: str) -> PermitDesk | None:
+    limits = parse_limits(model_limits)
+    if not limits:
+        return None
+    is_successor = ray.get_runtime_context().was_current_actor_reconstructed
+    now = asyncio.get_running_loop().time()
+    permits = Permits(limits, now=now, canonical=canonical, is_successor=is_successor)
+    return PermitDesk(permits, boot=secrets.token_hex(6))
+
+
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=10_000)
 class SupervisorActor:
     """One per store. Every call goes through `call`, as data; see `Desk` for the verbs."""
@@ -210,7 +223,13 @@ class SupervisorActor:
         await supervision.start()
         self._bell = await listen(Path(config.host.key_path).parent, supervision.ring)
         key = Path(config.host.key_path).read_bytes()
-        return Desk(store, supervision, key=key, where=without_password(config.host.store_url))
+        return Desk(
+            store,
+            supervision,
+            key=key,
+            where=without_password(config.host.store_url),
+            permits=_permit_desk(config.host.model_limits),
+        )
 
     async def call(self, verb: str, args: dict[str, Any]) -> dict[str, Any]:
         return await (await asyncio.shield(self._desk)).call(verb, args)

@@ -135,6 +135,15 @@ def provider_names() -> tuple[str, ...]:
     return tuple(provider.name for provider in PROVIDERS)
 
 
+def canonical(model: str) -> str:
+    """`provider/model` with the provider's own name in place of an alias, as limits are written for."""
+    provider, slash, name = model.partition("/")
+    if not slash:
+        return f"openai/{model}"
+    known = _BY_NAME.get(provider.lower())
+    return f"{known.name if known else provider}/{name}"
+
+
 def key_variables() -> dict[str, tuple[str, ...]]:
     """For each provider the environment variables that may hold its key; empty where none is needed."""
     return {provider.name: provider.key_variables for provider in PROVIDERS}

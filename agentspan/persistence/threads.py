@@ -79,7 +79,12 @@ class Report(Protocol):
     """Have something committed. Safe to call from any thread."""
 
     def __call__(
-        self, records: Sequence[r.AnyRecord] = (), thread: ThreadWrite | None = None, *, within_s: float = 0.0
+        self,
+        records: Sequence[r.AnyRecord] = (),
+        thread: ThreadWrite | None = None,
+        *,
+        within_s: float = 0.0,
+        note: str | None = None,
     ) -> Future[None]:
         """Have records and a part of the execution's thread committed together, in the order of the calls.
 
@@ -87,6 +92,7 @@ class Report(Protocol):
             records: Told by the effect; they must fit whatever signals come in between.
             thread: Checkpoints and writes of the execution's thread.
             within_s: How long it may wait for more to share its commit.
+            note: Shown with what the execution is doing, until its next record; nowhere else recorded.
 
         Returns:
             Done once it is committed; fails with what stops the driver (`StaleEpochError` among others).

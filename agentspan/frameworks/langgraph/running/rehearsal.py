@@ -81,7 +81,11 @@ async def _run(graph: Graph, given: Any, loop: GraphLoop) -> None:
     driver_loop = asyncio.get_running_loop()
 
     def report(
-        records: Sequence[r.AnyRecord] = (), thread: ThreadWrite | None = None, *, within_s: float = 0.0
+        records: Sequence[r.AnyRecord] = (),
+        thread: ThreadWrite | None = None,
+        *,
+        within_s: float = 0.0,
+        note: str | None = None,
     ) -> Future[None]:
         async def write() -> None:
             if thread is not None:
