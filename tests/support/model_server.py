@@ -198,6 +198,9 @@ class ModelServer:
         self.calls_by_key: Counter[str] = Counter()
         self.call_count = 0
         self.connection_count = 0
+        self.at_once = 0
+        self.at_once_max = 0
+        """Calls that were being answered late (`delay_s`, `hang`) at the same time."""
         self.arrived = threading.Event()
         """Set when the first request is in: what a test waits on before it kills the client."""
         self.host, self.port = host, port
@@ -264,6 +267,7 @@ class _Connection(asyncio.Protocol):
         self.server = server
         self.buffer = b""
         self.busy = False
+        self.is_late = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -273,6 +277,11 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server._connections.discard(self)
+        self.no_longer_late()
+
+    def no_longer_late(self) -> None:
+        self.server.at_once -= self.is_late
+        self.is_late = False
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -297,6 +306,10 @@ class _Connection(asyncio.Protocol):
                 self.answer(*self.server.receive(head, raw))
 
     def answer(self, reply: Reply, encoded: bytes) -> None:
+        if reply.hang or reply.delay_s:
+            self.is_late = True
+            self.server.at_once += 1
+            self.server.at_once_max = max(self.server.at_once_max, self.server.at_once)
         if reply.hang:
             self.busy = True
         elif reply.drop:
@@ -310,6 +323,7 @@ class _Connection(asyncio.Protocol):
 
     def late(self, reply: Reply, encoded: bytes) -> None:
         self.busy = False
+        self.no_longer_late()
         if not self.transport.is_closing():
             self.write(reply, encoded)
             self.advance()

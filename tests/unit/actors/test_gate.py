@@ -10,11 +10,20 @@ from typing import Any
 
 import pytest
 
+from agentspan.actors.driver import Driver, Outcome
 from agentspan.actors.gate import TELL_AFTER_S, ModelGate, Permit
+from agentspan.actors.performer import AgentPerformer
 from agentspan.actors.permitdesk import PermitDesk
+from agentspan.agents import Agent
+from agentspan.engine import records as r
+from agentspan.engine.admit import Signal
+from agentspan.errors import ModelRetryableError
 from agentspan.limits import parse_limits
 from agentspan.models.permits import LEASE_S, Permits
-from tests.support.virtual_time import jump, until, virtual
+from agentspan.persistence.memory import MemoryStore
+from agentspan.persistence.store import NewExecution
+from agentspan.testing import ScriptedModel, say
+from tests.support.virtual_time import clock, jump, until, virtual
 
 LATENCY_S = 0.002
 
@@ -277,3 +286,92 @@ async def test_a_429_stops_the_calls_of_all_processes():
         assert two.notes
         await jump(15)
         assert len(two.permits) == 3
+
+
+# --- executions at the gate
+
+
+class Waiter:
+    """An execution whose model call has to wait, since somebody else has the only permit."""
+
+    def __init__(self, here: Town, *steps: Any) -> None:
+        self.store = MemoryStore(clock=clock)
+        self.other = Calls(here.gate("other"), "scripted/hero")
+        agent = Agent("hero", model="scripted/hero")
+        self.model = ScriptedModel(list(steps or [say("Hello.")]))
+        performer = AgentPerformer(
+            agent, model=lambda name, url: self.model, store=self.store, gate=here.gate("mine"), clock=clock
+        )
+        self.driver = Driver(
+            execution_id="ex-1", epoch=1, crashed=False, store=self.store, performer=performer, clock=clock
+        )
+
+    async def begin(self) -> asyncio.Task[Outcome]:
+        self.other.want()
+        await until(lambda: self.other.permits)
+        started = r.Started(at=clock(), agent="hero", prompt="go")
+        await self.store.create(
+            NewExecution(
+                execution_id="ex-1",
+                request_id="req-1",
+                agent="hero",
+                deployment_id="d1",
+                started=r.to_plain(started),
+                created_at=clock(),
+            )
+        )
+        await self.store.take_over("ex-1", host={})
+        return asyncio.create_task(self.driver.run())
+
+    async def doing(self) -> str:
+        return (await self.store.row("ex-1")).current_task
+
+    async def waits(self) -> None:
+        await jump(TELL_AFTER_S + 1)
+        assert await self.doing() == "model:turn-1 (waits for a permit (scripted: 1 calls in flight))"
+
+
+@virtual
+async def test_an_execution_shows_that_it_waits_for_a_permit_and_records_nothing_of_it():
+    async with town("scripted in_flight=1") as here:
+        waiter = Waiter(here)
+        run = await waiter.begin()
+        await waiter.waits()
+        assert (await waiter.store.row("ex-1")).seq == 0
+        waiter.other.end()
+        assert (await run).status == "COMPLETED"
+        assert [entry.kind for entry in await waiter.store.journal("ex-1")] == ["started", "model", "finished"]
+        await until(lambda: here.desk.permits.describe()[0]["in_flight"] == 0)
+
+
+@virtual
+async def test_an_execution_that_waits_for_a_permit_can_be_cancelled():
+    async with town("scripted in_flight=1") as here:
+        waiter = Waiter(here)
+        run = await waiter.begin()
+        await waiter.waits()
+        await waiter.store.send(Signal(signal_id="s1", execution_id="ex-1", kind="cancel", at=clock()))
+        waiter.driver.poke()
+        assert (await run).status == "TERMINATED"
+        await until(lambda: here.desk.permits.describe()[0]["waiting"] == 0)
+
+
+@virtual
+async def test_a_call_that_fails_gives_its_permit_back_and_a_429_is_passed_on():
+    async with town("scripted in_flight=1") as here:
+        waiter = Waiter(here, say("Hello."))
+
+        async def refuse(request: Any, *, on_token: Any = None) -> Any:
+            raise ModelRetryableError(model="scripted/hero", problem="too many", status=429, retry_after_s=20.0)
+
+        waiter.model.complete = refuse  # type: ignore[method-assign]
+        run = await waiter.begin()
+        waiter.other.end()
+        await until(lambda: here.desk.permits._paused)
+        other = Calls(here.gate("other"), "scripted/hero")
+        other.want()
+        await jump(10)
+        assert other.permits == []
+        await until(lambda: other.permits)
+        other.end()
+        assert (await run).ended == "hibernated", "it comes back when the provider said"
