@@ -128,7 +128,9 @@ def status(
         info = _info(here)
         if ping and info["up"]:
             told = _first_answer(here)
-            info |= {name: told.get(name) for name in ("residents", "standby", "version", "hosts", "queued")}
+            info |= {
+                name: told.get(name) for name in ("residents", "standby", "version", "hosts", "queued", "model_limits")
+            }
     output.answer(info, *(() if json else (views.server(info),)))
     if not info["up"]:
         raise typer.Exit(ExitCode.UNAVAILABLE)
@@ -159,6 +161,7 @@ def _info(here: Session) -> dict[str, Any]:
         "standby": None,
         "hosts": None,
         "queued": None,
+        "model_limits": None,
     }
 
 

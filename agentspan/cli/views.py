@@ -270,6 +270,18 @@ def sweep(swept: Row) -> RenderableType:
     return Group(Text(total), *listed)
 
 
+def _model_limit(limit: Row) -> str:
+    units = (
+        ("requests_per_minute", "requests/min"),
+        ("tokens_per_minute", "tokens/min"),
+        ("in_flight_max", "in flight"),
+    )
+    bounds = ", ".join(f"{limit[name]} {unit}" for name, unit in units if limit[name])
+    now = [f"{limit['in_flight']} in flight now"] if limit["in_flight"] is not None else []
+    now += [f"{limit['waiting']} waiting"] if limit["waiting"] else []
+    return f"{limit['pattern']}: {bounds}" + (f" ({', '.join(now)})" if now else "")
+
+
 def server(info: Row) -> RenderableType:
     """Where the server is and what it looks after."""
     counts = ", ".join(f"{count} {status}" for status, count in info["executions"].items())
@@ -297,5 +309,6 @@ def server(info: Row) -> RenderableType:
             ("Standby", info["standby"]),
             ("Hosts", hosts or None),
             ("In line", info["queued"] or None),
+            ("Model limits", "\n".join(map(_model_limit, info["model_limits"] or ())) or None),
         )
     )
