@@ -14,7 +14,8 @@ from tests.support.model_server import ModelServer, Reply, text
 
 def test_the_queue_outlives_the_supervisor_and_the_whole_server(own_server: Server, ledger: Ledger) -> None:
     own_server.start()
-    script = ScriptedModel([call("work", n=0, hold=9), say("done")])
+    # The second of the session goes on in the conversation of the first, so at the third step.
+    script = ScriptedModel([call("work", n=0, hold=9), say("done")] * 2)
     with AgentRuntime(home=own_server.home) as runtime:
         agent = make_agent("narrow", ledger, script, max_concurrency=2)
         handles = [runtime.start(agent, "go") for _ in range(5)]
