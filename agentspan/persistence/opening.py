@@ -14,12 +14,13 @@ _FORMS = (
 )
 
 
-async def open_store(url: str | Path) -> Store:
+async def open_store(url: str | Path, *, inline: bool = False) -> Store:
     """Open the store a setting names, on the running event loop.
 
     Args:
         url: The path of a SQLite file, or `sqlite:///` and its path (so an absolute one has four slashes), or
             `postgresql://…` (see `PostgresStore.connect`).
+        inline: Nothing else needs the running loop, so a store of this machine may use its thread.
 
     Raises:
         ConfigurationError: This version has no such store, or its driver is not installed.
@@ -29,7 +30,7 @@ async def open_store(url: str | Path) -> Store:
         return await _postgres(url)
     from agentspan.persistence.sqlite import SqliteStore
 
-    return await SqliteStore.connect(sqlite_path(url))
+    return await SqliteStore.connect(sqlite_path(url), inline=inline)
 
 
 async def _postgres(url: str) -> Store:

@@ -58,7 +58,12 @@ class SqliteStore:
 
     @classmethod
     async def connect(
-        cls, path: str | Path, *, locked_max_s: float = LOCKED_MAX_S, clock: Callable[[], float] = time.time
+        cls,
+        path: str | Path,
+        *,
+        locked_max_s: float = LOCKED_MAX_S,
+        clock: Callable[[], float] = time.time,
+        inline: bool = False,
     ) -> SqliteStore:
         """Open the file, making or migrating it if need be. `close` it when done.
 
@@ -66,13 +71,15 @@ class SqliteStore:
             path: Where the file is or shall be; missing directories are made.
             locked_max_s: How long to wait for other processes' transactions.
             clock: UTC seconds, for instants that no caller gives.
+            inline: Write on the thread of the running loop, which nothing else may need meanwhile: it waits for the
+                disk, and for other processes' transactions.
 
         Raises:
             ConfigurationError: Something else lives at `path`.
             StoreVersionError: A newer AgentSpan wrote it. Nothing was changed.
             StoreUnavailableError: It cannot be opened now.
         """
-        link = SqliteLink(path, locked_max_s)
+        link = SqliteLink(path, locked_max_s, inline=inline)
         await link.open()
         return cls(link, clock)
 

@@ -3,6 +3,9 @@
 Group commit: every write is a function that gets the connection inside a transaction. What is queued while the
 writer's thread is busy becomes one transaction, each function inside a savepoint of its own, so that one that is
 refused (a stale epoch) fails alone. A lone write crosses to the thread once and back once, and pays for no savepoint.
+
+A loop that serves nothing but the store may write on its own thread (`inline`): then nothing crosses, and what is
+queued in one round of the loop becomes one transaction.
 """
 
 from __future__ import annotations
@@ -58,16 +61,45 @@ class _Connection(aiosqlite.Connection):
         """Run a function on the thread. It hands over its results itself."""
         self._tx.put_nowait((None, call))
 
+    @property
+    def db(self) -> sqlite3.Connection:
+        """For the thread."""
+        return self._conn
+
     async def ask(self, work: Work[T]) -> T:
         """Run a function on the thread and wait for its result."""
         result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
         return result
 
 
+class _Inline:
+    """A connection on the thread of the loop itself."""
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection], loop: asyncio.AbstractEventLoop) -> None:
+        self._connector = connector
+        self._loop = loop
+        self.db: sqlite3.Connection
+
+    async def open(self) -> None:
+        """Connect."""
+        self.db = self._connector()
+
+    async def close(self) -> None:
+        """Disconnect, after what was posted."""
+        posted = self._loop.create_future()
+        self._loop.call_soon(posted.set_result, None)
+        await posted
+        self.db.close()
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Run a function in the next round of the loop."""
+        self._loop.call_soon(call)
+
+
 class SqliteLink:
     """The connections of one store object. Belongs to the loop it was opened on."""
 
-    def __init__(self, given: str | Path, deadline_s: float) -> None:
+    def __init__(self, given: str | Path, deadline_s: float, *, inline: bool = False) -> None:
         path = Path(given).expanduser().absolute()
         self.path = path
         self.groups = 0
@@ -75,7 +107,12 @@ class SqliteLink:
         self._deadline_s = deadline_s
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Queued] = deque()
-        self._writer = _Connection(lambda: open_writer(path, deadline_s))
+        self._inline = inline
+        self._writer: _Connection | _Inline
+        if inline:
+            self._writer = _Inline(lambda: open_writer(path, deadline_s), self._loop)
+        else:
+            self._writer = _Connection(lambda: open_writer(path, deadline_s))
         self._reader = _Connection(lambda: open_reader(path))
         self._is_open = False
 
@@ -145,11 +182,14 @@ class SqliteLink:
             group.append(self._queue.popleft())
         if group:
             outcomes = self._transact(group)
+            if self._inline:
+                _settle(outcomes)
+                return
             with contextlib.suppress(RuntimeError):  # The loop was closed: nobody waits for the answer.
                 self._loop.call_soon_threadsafe(_settle, outcomes)
 
     def _transact(self, group: list[_Queued]) -> list[_Outcome]:
-        db = self._writer._conn
+        db = self._writer.db
         outcomes: list[_Outcome] = []
         try:
             patiently(lambda: db.execute("BEGIN IMMEDIATE"), time.monotonic() + self._deadline_s)

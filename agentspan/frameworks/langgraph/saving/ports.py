@@ -100,6 +100,6 @@ def _opening(url: str | Path) -> Opening:
     async def opening() -> Any:
         from agentspan.persistence.opening import open_store
 
-        return await open_store(url)
+        return await open_store(url, inline=True)
 
     return opening
