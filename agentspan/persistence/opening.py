@@ -20,7 +20,7 @@ async def open_store(url: str | Path, *, inline: bool = False) -> Store:
     Args:
         url: The path of a SQLite file, or `sqlite:///` and its path (so an absolute one has four slashes), or
             `postgresql://…` (see `PostgresStore.connect`).
-        inline: Nothing else needs the running loop, so a store of this machine may use its thread.
+        inline: The running loop serves nothing but this store, so one that waits for the disk may do so on its thread.
 
     Raises:
         ConfigurationError: This version has no such store, or its driver is not installed.
@@ -28,9 +28,10 @@ async def open_store(url: str | Path, *, inline: bool = False) -> Store:
     """
     if isinstance(url, str) and is_postgres(url):
         return await _postgres(url)
-    from agentspan.persistence.sqlite import SqliteStore
+    from agentspan.persistence.sqlite import InlineSqliteStore, SqliteStore
 
-    return await SqliteStore.connect(sqlite_path(url), inline=inline)
+    kind = InlineSqliteStore if inline else SqliteStore
+    return await kind.connect(sqlite_path(url))
 
 
 async def _postgres(url: str) -> Store:

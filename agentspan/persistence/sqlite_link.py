@@ -3,9 +3,6 @@
 Group commit: every write is a function that gets the connection inside a transaction. What is queued while the
 writer's thread is busy becomes one transaction, each function inside a savepoint of its own, so that one that is
 refused (a stale epoch) fails alone. A lone write crosses to the thread once and back once, and pays for no savepoint.
-
-A loop that serves nothing but the store may write on its own thread (`inline`): then nothing crosses, and what is
-queued in one round of the loop becomes one transaction.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import contextlib
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +26,9 @@ GROUP_MAX = 256
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+Outcome = tuple[Any, BaseException | None]
+"""What a function returned, or why nothing of it was written."""
 _Queued = tuple["asyncio.Future[Any]", Work[Any]]
-_Outcome = tuple["asyncio.Future[Any]", Any, "BaseException | None"]
 
 
 class _Connection(aiosqlite.Connection):
@@ -61,45 +59,16 @@ class _Connection(aiosqlite.Connection):
         """Run a function on the thread. It hands over its results itself."""
         self._tx.put_nowait((None, call))
 
-    @property
-    def db(self) -> sqlite3.Connection:
-        """For the thread."""
-        return self._conn
-
     async def ask(self, work: Work[T]) -> T:
         """Run a function on the thread and wait for its result."""
         result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
         return result
 
 
-class _Inline:
-    """A connection on the thread of the loop itself."""
-
-    def __init__(self, connector: Callable[[], sqlite3.Connection], loop: asyncio.AbstractEventLoop) -> None:
-        self._connector = connector
-        self._loop = loop
-        self.db: sqlite3.Connection
-
-    async def open(self) -> None:
-        """Connect."""
-        self.db = self._connector()
-
-    async def close(self) -> None:
-        """Disconnect, after what was posted."""
-        posted = self._loop.create_future()
-        self._loop.call_soon(posted.set_result, None)
-        await posted
-        self.db.close()
-
-    def post(self, call: Callable[[], None]) -> None:
-        """Run a function in the next round of the loop."""
-        self._loop.call_soon(call)
-
-
 class SqliteLink:
     """The connections of one store object. Belongs to the loop it was opened on."""
 
-    def __init__(self, given: str | Path, deadline_s: float, *, inline: bool = False) -> None:
+    def __init__(self, given: str | Path, deadline_s: float) -> None:
         path = Path(given).expanduser().absolute()
         self.path = path
         self.groups = 0
@@ -107,12 +76,7 @@ class SqliteLink:
         self._deadline_s = deadline_s
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Queued] = deque()
-        self._inline = inline
-        self._writer: _Connection | _Inline
-        if inline:
-            self._writer = _Inline(lambda: open_writer(path, deadline_s), self._loop)
-        else:
-            self._writer = _Connection(lambda: open_writer(path, deadline_s))
+        self._writer = _Connection(lambda: open_writer(path, deadline_s))
         self._reader = _Connection(lambda: open_reader(path))
         self._is_open = False
 
@@ -181,22 +145,18 @@ class SqliteLink:
         while self._queue and len(group) < GROUP_MAX:
             group.append(self._queue.popleft())
         if group:
-            outcomes = self._transact(group)
-            if self._inline:
-                _settle(outcomes)
-                return
+            outcomes = self._transact(self._writer._conn, [work for _, work in group])
             with contextlib.suppress(RuntimeError):  # The loop was closed: nobody waits for the answer.
-                self._loop.call_soon_threadsafe(_settle, outcomes)
+                self._loop.call_soon_threadsafe(_settle, [future for future, _ in group], outcomes)
 
-    def _transact(self, group: list[_Queued]) -> list[_Outcome]:
-        db = self._writer.db
-        outcomes: list[_Outcome] = []
+    def _transact(self, db: sqlite3.Connection, group: Sequence[Work[Any]]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
         try:
             patiently(lambda: db.execute("BEGIN IMMEDIATE"), time.monotonic() + self._deadline_s)
             self.groups += 1
             run = self._alone if len(group) == 1 else self._apart
-            for future, work in group:
-                outcomes.append((future, *run(db, work)))
+            for work in group:
+                outcomes.append(run(db, work))
             if db.in_transaction:
                 db.execute("COMMIT")
         except BaseException as problem:  # Handed to every caller; this thread must go on.
@@ -205,12 +165,11 @@ class SqliteLink:
                     db.execute("ROLLBACK")
             failure = self._unavailable(problem)
             # Who was refused before the transaction was lost stays refused; the others do not know.
-            refused = [outcome for outcome in outcomes if outcome[2] is not None]
-            known = {id(future) for future, _, _ in refused}
-            return refused + [(future, None, failure) for future, _ in group if id(future) not in known]
+            refused = [error for _, error in outcomes] + [None] * (len(group) - len(outcomes))
+            return [(None, error or failure) for error in refused]
         return outcomes
 
-    def _alone(self, db: sqlite3.Connection, work: Work[Any]) -> tuple[Any, BaseException | None]:
+    def _alone(self, db: sqlite3.Connection, work: Work[Any]) -> Outcome:
         try:
             return work(db), None
         except BaseException as problem:
@@ -218,7 +177,7 @@ class SqliteLink:
                 db.execute("ROLLBACK")
             return None, self._named(problem)
 
-    def _apart(self, db: sqlite3.Connection, work: Work[Any]) -> tuple[Any, BaseException | None]:
+    def _apart(self, db: sqlite3.Connection, work: Work[Any]) -> Outcome:
         db.execute("SAVEPOINT one")
         try:
             result = work(db)
@@ -235,8 +194,47 @@ class SqliteLink:
         return self._unavailable(problem) if isinstance(problem, sqlite3.Error) else problem
 
 
-def _settle(outcomes: list[_Outcome]) -> None:
-    for future, result, error in outcomes:
+class InlineLink(SqliteLink):
+    """Writes on the thread of the loop itself, which nothing else may need meanwhile: nothing crosses to a thread."""
+
+    _db: sqlite3.Connection
+
+    async def open(self) -> None:
+        """Connect. Raises as `open_writer` does."""
+        self._db = open_writer(self.path, self._deadline_s)
+        try:
+            await self._reader.open()
+        except BaseException:
+            self._db.close()
+            raise
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Disconnect. Idempotent."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            await self._reader.close()
+        finally:
+            self._db.close()
+
+    async def write(self, work: Work[T]) -> T:
+        """See `SqliteLink.write`."""
+        self._check_usable()
+        ((result, error),) = self.write_now([work])
+        if error is not None:
+            raise error
+        answer: T = result
+        return answer
+
+    def write_now(self, works: Sequence[Work[Any]]) -> list[Outcome]:
+        """Run several functions in one transaction, each apart; they are on disk when this returns."""
+        return self._transact(self._db, works)
+
+
+def _settle(futures: Sequence[asyncio.Future[Any]], outcomes: Sequence[Outcome]) -> None:
+    for future, (result, error) in zip(futures, outcomes, strict=True):
         if future.done():
             continue  # Its caller was cancelled.
         if error is None:

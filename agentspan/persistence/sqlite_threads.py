@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agentspan.errors import CorruptRecordError, ThreadOwnedError
-from agentspan.persistence.codec import BlobMemo
+from agentspan.persistence.codec import BlobMemo, Large
 from agentspan.persistence.sqlite_blobs import drop_owners, keep_blobs, keep_only, refers
 from agentspan.persistence.sqlite_rows import blob_getter
 from agentspan.persistence.sqlite_thread_rows import long, short
@@ -28,23 +28,30 @@ from agentspan.persistence.threads import WriteRow
 
 _INSERT = "INSERT INTO thread_rows (space, checkpoint_id, task_id, parent_id, body) VALUES (?, ?, ?, ?, ?)"
 
+# One statement for three look-ups: the execution whose thread it is, the thread, and one of its spaces.
+_FIND = (
+    "SELECT (SELECT id FROM executions WHERE execution_id = ?1), t.id, s.id FROM (SELECT 1) "
+    "LEFT JOIN threads t ON t.thread_id = ?1 LEFT JOIN thread_spaces s ON s.thread = t.id AND s.ns = ?2"
+)
+
 
 def write_thread(db: sqlite3.Connection, packed: PackedThread, memo: BlobMemo) -> int:
     """`store` for a thread of its own."""
-    _refuse_owned(db, packed.thread_id)
-    return store(db, packed, memo)
+    return _store(_Thread(db, packed, memo, owned=False), packed)
 
 
 def store(db: sqlite3.Connection, packed: PackedThread, memo: BlobMemo) -> int:
     """Store what is not there yet; returns the bytes of bodies and of new large values."""
-    number = _number(db, packed.thread_id)
-    thread = _Thread(db, packed.thread_id, number, memo)
-    if packed.forget and number is not None:
+    return _store(_Thread(db, packed, memo, owned=True), packed)
+
+
+def _store(thread: _Thread, packed: PackedThread) -> int:
+    if packed.forget and thread.is_there:
         for slot, forget in packed.forget.items():
             thread.forget(slot, forget)
     bytes_written = packed.bytes
     if packed.blobs:
-        bytes_written += keep_blobs(db, -thread.made(), packed.blobs)
+        bytes_written += thread.keep(packed.blobs)
     for checkpoint in packed.checkpoints:
         thread.put_checkpoint(checkpoint)
     for task in packed.tasks:
@@ -55,14 +62,28 @@ def store(db: sqlite3.Connection, packed: PackedThread, memo: BlobMemo) -> int:
 class _Thread:
     """One thread during one write."""
 
-    def __init__(self, db: sqlite3.Connection, thread_id: str, number: int | None, memo: BlobMemo) -> None:
+    def __init__(self, db: sqlite3.Connection, packed: PackedThread, memo: BlobMemo, *, owned: bool) -> None:
         self._db = db
-        self._thread_id = thread_id
-        self._number = number
+        self._thread_id = packed.thread_id
         self._memo = memo
-        self._spaces: dict[str, int] = {}
+        kept = packed.checkpoints or packed.tasks
+        ns = kept[0].slot.ns if kept else ""
+        found: tuple[int | None, int | None, int | None] = db.execute(_FIND, (packed.thread_id, ns)).fetchone()
+        execution, self._number, space = found
+        if execution is not None and not owned:
+            raise ThreadOwnedError(thread_id=packed.thread_id)
+        self._spaces: dict[str, int] = {} if space is None else {ns: space}
 
-    def made(self) -> int:
+    @property
+    def is_there(self) -> bool:
+        """It was made already."""
+        return self._number is not None
+
+    def keep(self, blobs: Mapping[bytes, Large]) -> int:
+        """Store large values it refers to; returns the bytes of the new ones."""
+        return keep_blobs(self._db, -self._made(), blobs)
+
+    def _made(self) -> int:
         """Its number; it is made if need be."""
         if self._number is None:
             self._number = self._db.execute("INSERT INTO threads (thread_id) VALUES (?)", (self._thread_id,)).lastrowid
@@ -72,7 +93,7 @@ class _Thread:
     def _space(self, ns: str) -> int:
         space = self._spaces.get(ns)
         if space is None:
-            where = (self.made(), ns)
+            where = (self._made(), ns)
             found = self._db.execute("SELECT id FROM thread_spaces WHERE thread = ? AND ns = ?", where).fetchone()
             if found is None:
                 space = self._db.execute("INSERT INTO thread_spaces (thread, ns) VALUES (?, ?)", where).lastrowid
@@ -110,11 +131,11 @@ class _Thread:
 
     def put_task(self, kept: KeptTask) -> None:
         """Store the writes of a task, or those that are new beside what is there."""
-        found = self._task(kept.slot)
-        if found is None:
-            space, name, task = self._keys(kept.slot)
-            self._db.execute(_INSERT, (space, name, task, None, kept.body))
-        else:
+        space, name, task = self._keys(kept.slot)
+        done = self._db.execute(_INSERT + " ON CONFLICT DO NOTHING", (space, name, task, None, kept.body))
+        if not done.rowcount:
+            found = self._task(kept.slot)
+            assert found is not None, "it is in the way of the new one"
             row, stored = found
             self._put_again(row, kept.slot, stored, merged(stored, kept.writes))
 
