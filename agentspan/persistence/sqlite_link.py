@@ -156,7 +156,7 @@ class SqliteLink:
             self.groups += 1
             run = self._alone if len(group) == 1 else self._apart
             for work in group:
-                outcomes.append(run(db, work))
+                outcomes.append(run(db, work))  # noqa: PERF401  What was done before one of them raises counts.
             if db.in_transaction:
                 db.execute("COMMIT")
         except BaseException as problem:  # Handed to every caller; this thread must go on.

@@ -10,7 +10,7 @@ from agentspan.errors import CorruptRecordError, ThreadOwnedError
 from agentspan.persistence.codec import BlobMemo, Large
 from agentspan.persistence.sqlite_blobs import drop_owners, keep_blobs, keep_only, refers
 from agentspan.persistence.sqlite_rows import blob_getter
-from agentspan.persistence.sqlite_thread_rows import long, short
+from agentspan.persistence.sqlite_thread_rows import AT, TASK_AT, at, long, short, task_at
 from agentspan.persistence.thread_bodies import (
     KeptCheckpoint,
     KeptTask,
@@ -109,11 +109,13 @@ class _Thread:
         parent = None if kept.parent_id is None else short(kept.parent_id)
         # Mostly it is new and its ID the greatest: then one look at the end of the index says both.
         ahead = self._db.execute(
-            "SELECT 1 FROM thread_rows WHERE space = ? AND checkpoint_id >= ? LIMIT 1", (space, name)
+            f"SELECT 1 FROM thread_rows WHERE space = ? AND {AT} >= ? AND checkpoint_id >= ? LIMIT 1",
+            (space, at(name), name),
         ).fetchone()
         if ahead is not None:
             found = self._db.execute(
-                "SELECT id FROM thread_rows WHERE space = ? AND checkpoint_id = ? AND task_id IS NULL", (space, name)
+                f"SELECT id FROM thread_rows WHERE space = ? AND {AT} = ? AND checkpoint_id = ? AND task_id IS NULL",
+                (space, at(name), name),
             ).fetchone()
             if found is not None:
                 self._db.execute(
@@ -124,18 +126,18 @@ class _Thread:
                 return
             self._db.execute(
                 "UPDATE thread_spaces SET shuffled = 1 WHERE id = ?1 AND EXISTS "
-                "(SELECT 1 FROM thread_rows WHERE space = ?1 AND checkpoint_id > ?2 AND task_id IS NULL)",
-                (space, name),
+                f"(SELECT 1 FROM thread_rows WHERE space = ?1 AND {AT} >= ?2 AND checkpoint_id > ?3 AND task_id IS NULL)",
+                (space, at(name), name),
             )
         self._db.execute(_INSERT, (space, name, None, parent, kept.body))
 
     def put_task(self, kept: KeptTask) -> None:
         """Store the writes of a task, or those that are new beside what is there."""
-        space, name, task = self._keys(kept.slot)
-        done = self._db.execute(_INSERT + " ON CONFLICT DO NOTHING", (space, name, task, None, kept.body))
-        if not done.rowcount:
-            found = self._task(kept.slot)
-            assert found is not None, "it is in the way of the new one"
+        found = self._task(kept.slot)
+        if found is None:
+            space, name, task = self._keys(kept.slot)
+            self._db.execute(_INSERT, (space, name, task, None, kept.body))
+        else:
             row, stored = found
             self._put_again(row, kept.slot, stored, merged(stored, kept.writes))
 
@@ -147,8 +149,11 @@ class _Thread:
             self._put_again(row, slot, stored, without(stored, forget))
 
     def _task(self, slot: Slot) -> tuple[int, tuple[WriteRow, ...]] | None:
+        space, name, task = self._keys(slot)
         found = self._db.execute(
-            "SELECT id, body FROM thread_rows WHERE space = ? AND checkpoint_id = ? AND task_id = ?", self._keys(slot)
+            f"SELECT id, body FROM thread_rows WHERE space = ? AND {AT} = ? AND {TASK_AT} = ? "
+            "AND checkpoint_id = ? AND task_id = ?",
+            (space, at(name), task_at(task), name, task),
         ).fetchone()
         if found is None:
             return None
@@ -175,9 +180,9 @@ def delete_checkpoints(db: sqlite3.Connection, thread_id: str, places: Sequence[
     removed = 0
     for ns, checkpoint_id in places:
         removed += db.execute(
-            "DELETE FROM thread_rows WHERE checkpoint_id = ? "
-            "AND space = (SELECT id FROM thread_spaces WHERE thread = ? AND ns = ?)",
-            (short(checkpoint_id), thread, ns),
+            "DELETE FROM thread_rows WHERE space = (SELECT id FROM thread_spaces WHERE thread = ? AND ns = ?) "
+            f"AND {AT} = ? AND checkpoint_id = ?",
+            (thread, ns, at(short(checkpoint_id)), short(checkpoint_id)),
         ).rowcount
     if removed and refers(db, -thread):
         _let_go(db, thread_id, thread)
