@@ -308,8 +308,8 @@ class InlineSqliteStore(SqliteStore):
                 problems.append(None)
                 works.append(partial(_write_thread, packed, self._memo))
         assert isinstance(self._link, InlineLink)
-        outcomes = iter(self._link.write_now(works) if works else ())
-        return [problem or next(outcomes)[1] for problem in problems]
+        outcomes = iter(self._link.write_now(works))
+        return [next(outcomes)[1] if problem is None else problem for problem in problems]
 
 
 def _write_thread(packed: PackedThread, memo: BlobMemo, db: sqlite3.Connection) -> int:

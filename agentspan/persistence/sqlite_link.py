@@ -1,5 +1,7 @@
 """Two threads between an event loop and a SQLite file: one that writes, one that reads.
 
+A loop that serves nothing but the store is such a thread itself, and may do the writing (`InlineLink`).
+
 Group commit: every write is a function that gets the connection inside a transaction. What is queued while the
 writer's thread is busy becomes one transaction, each function inside a savepoint of its own, so that one that is
 refused (a stale epoch) fails alone. A lone write crosses to the thread once and back once, and pays for no savepoint.
@@ -111,7 +113,7 @@ class SqliteLink:
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.append((future, work))
         # One post for every write: the first to run takes all that is queued, the others find nothing and return.
-        self._writer.post(self._drain)
+        self._post(self._drain)
         return await future
 
     async def read(self, work: Work[T]) -> T:
@@ -126,6 +128,13 @@ class SqliteLink:
         """Run something slow on the reader's thread."""
         self._check_usable()
         return await self._reader.ask(lambda _: call())
+
+    def _post(self, call: Callable[[], None]) -> None:
+        self._writer.post(call)
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        return self._writer._conn
 
     def _check_usable(self) -> None:
         if not self._is_open:
@@ -145,11 +154,12 @@ class SqliteLink:
         while self._queue and len(group) < GROUP_MAX:
             group.append(self._queue.popleft())
         if group:
-            outcomes = self._transact(self._writer._conn, [work for _, work in group])
+            outcomes = self._transact([work for _, work in group])
             with contextlib.suppress(RuntimeError):  # The loop was closed: nobody waits for the answer.
                 self._loop.call_soon_threadsafe(_settle, [future for future, _ in group], outcomes)
 
-    def _transact(self, db: sqlite3.Connection, group: Sequence[Work[Any]]) -> list[Outcome]:
+    def _transact(self, group: Sequence[Work[Any]]) -> list[Outcome]:
+        db = self._db
         outcomes: list[Outcome] = []
         try:
             patiently(lambda: db.execute("BEGIN IMMEDIATE"), time.monotonic() + self._deadline_s)
@@ -197,40 +207,42 @@ class SqliteLink:
 class InlineLink(SqliteLink):
     """Writes on the thread of the loop itself, which nothing else may need meanwhile: nothing crosses to a thread."""
 
-    _db: sqlite3.Connection
+    _inline: sqlite3.Connection
 
     async def open(self) -> None:
         """Connect. Raises as `open_writer` does."""
-        self._db = open_writer(self.path, self._deadline_s)
+        self._inline = open_writer(self.path, self._deadline_s)
         try:
             await self._reader.open()
         except BaseException:
-            self._db.close()
+            self._inline.close()
             raise
         self._is_open = True
 
     async def close(self) -> None:
-        """Disconnect. Idempotent."""
+        """Finish what is queued, then disconnect. Idempotent."""
         if not self._is_open:
             return
         self._is_open = False
+        while self._queue:
+            self._drain()
         try:
             await self._reader.close()
         finally:
-            self._db.close()
-
-    async def write(self, work: Work[T]) -> T:
-        """See `SqliteLink.write`."""
-        self._check_usable()
-        ((result, error),) = self.write_now([work])
-        if error is not None:
-            raise error
-        answer: T = result
-        return answer
+            self._inline.close()
 
     def write_now(self, works: Sequence[Work[Any]]) -> list[Outcome]:
         """Run several functions in one transaction, each apart; they are on disk when this returns."""
-        return self._transact(self._db, works)
+        self._check_usable()
+        groups = [works[start : start + GROUP_MAX] for start in range(0, len(works), GROUP_MAX)]
+        return [outcome for group in groups for outcome in self._transact(group)]
+
+    def _post(self, call: Callable[[], None]) -> None:
+        self._loop.call_soon(call)
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        return self._inline
 
 
 def _settle(futures: Sequence[asyncio.Future[Any]], outcomes: Sequence[Outcome]) -> None:

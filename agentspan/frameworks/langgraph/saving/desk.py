@@ -182,7 +182,7 @@ class Desk:
 
     def _go_round(self) -> None:
         self._patrol = None  # First: who appends from now on rings.
-        if self._inbox or self._lanes:
+        if self._inbox or any(not lane.is_writing for lane in self._lanes.values()):
             self._take()
             self._write_out(self._lanes)
 
@@ -222,12 +222,15 @@ class Desk:
     async def _write_all(self, lane: _Lane, thread_id: str) -> None:
         while lane.queue:
             group = lane.group()
+            problem: BaseException | None = None
             try:
                 await self._write(thread_id, _joined(group))
-            except BaseException as problem:  # As above.
-                self._settle(lane, group, problem)
-            else:
-                self._settle(lane, group, None)
+            except BaseException as failure:  # As above.
+                problem = failure
+            # Lanes that shared a transaction go on in the same round of the loop; their callers hear of it together.
+            if not self._settled:
+                self._loop.call_soon(self._announce)
+            self._settle(lane, group, problem)
         lane.is_writing = False
         del self._lanes[thread_id]
 
@@ -235,9 +238,6 @@ class Desk:
         if problem is not None:  # What is queued behind it fails too.
             group += lane.queue
             lane.queue.clear()
-        # Lanes that shared a transaction go on in the same round of the loop; their callers hear of it together.
-        if not self._settled:
-            self._loop.call_soon(self._announce)
         self._settled += [(push.done, problem) for push in group]
         lane.settle(len(group))
 
