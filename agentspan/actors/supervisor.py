@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +47,8 @@ UNAVAILABLE_PAUSE_S = 0.05
 NAME_TRIES = 40
 REOPEN_PAUSE_S = 1.0
 T = TypeVar("T")
+
+_killing = ThreadPoolExecutor(1, thread_name_prefix="killing")
 
 
 def mint_execution_id() -> str:
@@ -116,6 +119,10 @@ class RayActor:
             return None
 
     def kill(self) -> None:
+        # Ray's call waits for an answer, and meanwhile nobody else would get one from this loop.
+        _killing.submit(self._kill)
+
+    def _kill(self) -> None:
         try:
             ray.kill(self._handle)
         except Exception as problem:  # Mostly that it is gone; and if not, its epoch is stale or its work is over.
