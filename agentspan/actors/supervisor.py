@@ -29,6 +29,7 @@ from agentspan.actors.doorbell import listen
 from agentspan.actors.execution import ExecutionActor, HostActor
 from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.fleet import ActorGone
+from agentspan.actors.heap import lasting
 from agentspan.actors.hosts import HOST_PREFIX, is_host
 from agentspan.actors.residence import HostConfig
 from agentspan.actors.stay import SupervisionSettings
@@ -209,7 +210,8 @@ class SupervisorActor:
 
     async def _open_once(self) -> Desk:
         config = self._config
-        store = await open_store(config.host.store_url)
+        with lasting():
+            store = await open_store(config.host.store_url)
         settings = config.settings
         if settings.hosts_max < 1:
             settings = replace(settings, hosts_max=max(1, int(ray.cluster_resources().get("CPU", 1))))
