@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from agentspan.actors.fate import share_fate_with_raylet
+from agentspan.actors.heap import lasting
 from agentspan.actors.residence import HostConfig, Residence
 
 
@@ -26,7 +27,8 @@ class _Shell:
         self._residence = Residence(config, unpack=unpack, actor_name=name, node=node)
 
     async def warm(self, deployments: tuple[str, ...] = ()) -> dict[str, Any]:
-        return await self._residence.warm(deployments)
+        with lasting():
+            return await self._residence.warm(deployments)
 
     async def run(self, execution_id: str, epoch: int, crashed: bool, tokens: bool) -> dict[str, Any]:
         return await self._residence.run(execution_id, epoch, crashed, tokens=tokens)

@@ -88,10 +88,11 @@ class Residence:
                 await self._agent(deployment_id)
             except DeploymentError:
                 log.exception("warm.failed", extra={"deployment_id": deployment_id})
-        if not all(isinstance(agent, Agent) for agent in self._agents.values()):
+        graphs = [agent for agent in self._agents.values() if not isinstance(agent, Agent)]
+        if graphs:
             from agentspan.frameworks.langgraph.running.rehearsal import rehearse
 
-            await rehearse(self._graph_loop())
+            await rehearse(self._graph_loop(), graphs)
         return self._host
 
     async def run(self, execution_id: str, epoch: int, crashed: bool, *, tokens: bool = False) -> dict[str, Any]:

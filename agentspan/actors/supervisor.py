@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from agentspan.actors.doorbell import listen
 from agentspan.actors.execution import ExecutionActor, HostActor
 from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.fleet import ActorGone
+from agentspan.actors.heap import lasting
 from agentspan.actors.hosts import HOST_PREFIX, is_host
 from agentspan.actors.residence import HostConfig
 from agentspan.actors.stay import SupervisionSettings
@@ -46,6 +48,8 @@ UNAVAILABLE_PAUSE_S = 0.05
 NAME_TRIES = 40
 REOPEN_PAUSE_S = 1.0
 T = TypeVar("T")
+
+_killing = ThreadPoolExecutor(1, thread_name_prefix="killing")
 
 
 def mint_execution_id() -> str:
@@ -116,6 +120,10 @@ class RayActor:
             return None
 
     def kill(self) -> None:
+        # Ray's call waits for an answer, and meanwhile nobody else would get one from this loop.
+        _killing.submit(self._kill)
+
+    def _kill(self) -> None:
         try:
             ray.kill(self._handle)
         except Exception as problem:  # Mostly that it is gone; and if not, its epoch is stale or its work is over.
@@ -202,7 +210,8 @@ class SupervisorActor:
 
     async def _open_once(self) -> Desk:
         config = self._config
-        store = await open_store(config.host.store_url)
+        with lasting():
+            store = await open_store(config.host.store_url)
         settings = config.settings
         if settings.hosts_max < 1:
             settings = replace(settings, hosts_max=max(1, int(ray.cluster_resources().get("CPU", 1))))

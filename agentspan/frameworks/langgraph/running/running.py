@@ -174,6 +174,7 @@ class _Run:
         await self._port.flushed()
         if last is _HELD:
             return r.GraphHeld(at=self._now(), path=self._path, run=self._number)
+        self._saver.run_is_over()
         snapshot = await self._app.aget_state(config)
         head = self._saver.head
         waits = await self._waits(snapshot, head, config)
