@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from tests.ray.agents import gate
 from tests.ray.honesty import check_honest
 from tests.support.cluster import Server, is_alive, kill, until
 from tests.support.ledger import Ledger
+
+CLIENTS = Path(__file__).parent / "clients"
 
 
 class Machine:
@@ -173,3 +176,11 @@ def test_what_is_in_use_is_waited_for_in_line_and_what_is_not_there_is_an_error(
     assert str(made.error).startswith("Tool 'crunch' asks for 1 CPU, 3 GPU, and no node of the cluster has so much.")
     assert "2 CPU" in str(made.error)
     assert made.attempts == 1
+
+
+def test_a_call_runs_on_whatever_node_has_what_it_asks_for_and_a_killed_node_is_an_attempt_lost(
+    own_server: Server,
+) -> None:
+    # A cluster of its own instead of the server: one node has the resource, comes late, is killed, and is replaced.
+    found = own_server.ask(str(CLIENTS / "tool_nodes.py"), within_s=120)
+    assert found == {"early": True, "killed": [True, "ToolLostError"], "again": True}
