@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -114,10 +113,10 @@ class Life:
         self.here: list[int] = []
 
         @tool(num_gpus=1, retry_delay_seconds=1, **options)
-        def train(x: int) -> str:
+        async def train(x: int) -> str:
             """Train."""
             self.here.append(x)
-            return f"here, {os.getpid()}"
+            return "here"
 
         @tool
         async def look(x: int) -> str:
