@@ -50,6 +50,8 @@ class ToolTasks:
         """`resources_wait_s`: how long a call waits for a node to come up that has what it asks for."""
         self._resources_wait_s = resources_wait_s
         self._code: dict[str, ray.ObjectRef[DeploymentRow]] = {}
+        self._nodes: asyncio.Future[list[dict[str, float]] | None] | None = None
+        self._looked_at = 0.0
 
     def of(self, row: DeploymentRow) -> Elsewhere:
         """For the tools of one deployment, whose signature has been verified."""
@@ -116,7 +118,7 @@ class ToolTasks:
         lacking_since: float | None = None
         needs = in_words(tool.needs)
         while not (await asyncio.wait({first}, timeout=LOOK_EVERY_S))[0]:
-            nodes: list[dict[str, float]] | None = await asyncio.to_thread(_nodes)
+            nodes = await self._look()
             if nodes is None:
                 continue
             if any(_fits(tool.needs, node) for node in nodes):
@@ -128,7 +130,15 @@ class ToolTasks:
                 raise ToolResourcesError(tool=tool.name, needs=needs, nodes=_listed(nodes))
             note(f"no node has {needs}")
         if isinstance(first.exception(), TaskUnschedulableError):
-            raise ToolResourcesError(tool=tool.name, needs=needs, nodes=_listed(await asyncio.to_thread(_nodes)))
+            raise ToolResourcesError(tool=tool.name, needs=needs, nodes=_listed(await self._look()))
+
+    async def _look(self) -> list[dict[str, float]] | None:
+        """What nodes there are. Many calls may be in line; they look together."""
+        now = asyncio.get_running_loop().time()
+        if self._nodes is None or now >= self._looked_at + LOOK_EVERY_S / 2:
+            self._looked_at = now
+            self._nodes = asyncio.ensure_future(asyncio.to_thread(_nodes))
+        return await asyncio.shield(self._nodes)
 
 
 async def _next(task: Any) -> Any:
