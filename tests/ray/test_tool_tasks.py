@@ -54,8 +54,8 @@ def cruncher(ledger: Ledger, *script: Any, **options: Any) -> Agent:
     @tool(retry_count=0, **options)
     def idle(ctx: ToolContext) -> None:
         """Do nothing until somebody interrupts it, and clean up then."""
-        ledger.enter(ctx.idempotency_key, ctx.attempt, pid=os.getpid())
         try:
+            ledger.enter(ctx.idempotency_key, ctx.attempt, pid=os.getpid())
             while True:
                 time.sleep(0.01)
         finally:
@@ -145,9 +145,9 @@ def test_a_cancelled_execution_ends_its_task(
 
 
 def test_a_task_that_takes_too_long_is_ended(server: Server, runtime: AgentRuntime, ledger: Ledger) -> None:
-    handle = runtime.start(cruncher(ledger, call("idle"), timeout_seconds=0.2), "go")
+    handle = runtime.start(cruncher(ledger, call("idle"), timeout_seconds=1), "go")
     result = handle.join(30)
-    assert [made.error for made in result.tool_calls] == ["The tool 'idle' did not finish within 0.2 s."]
+    assert [made.error for made in result.tool_calls] == ["The tool 'idle' did not finish within 1 s."]
     ledger.entered(f"{handle.execution_id}/cleaned")
 
 
