@@ -227,6 +227,7 @@ def _host_config(settings: Settings, key_path: Path) -> HostConfig:
         model_retries_max=settings.model_retries_max,
         model_timeout_s=settings.model_timeout_s,
         parallel_tools_max=settings.parallel_tools_max,
+        resources_wait_s=settings.resources_wait_s,
     )
 
 

@@ -12,6 +12,7 @@ import ray
 from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.heap import lasting
 from agentspan.actors.residence import HostConfig, Residence
+from agentspan.actors.tooltask import ToolTasks
 
 
 class _Shell:
@@ -24,7 +25,8 @@ class _Shell:
 
         share_fate_with_raylet()
         node = ray.get_runtime_context().get_node_id()
-        self._residence = Residence(config, unpack=unpack, actor_name=name, node=node)
+        tasks = ToolTasks(resources_wait_s=config.resources_wait_s)
+        self._residence = Residence(config, unpack=unpack, actor_name=name, node=node, elsewhere=tasks.of)
 
     async def warm(self, deployments: tuple[str, ...] = ()) -> dict[str, Any]:
         with lasting():

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from agentspan.actors.driver import Driver, Performer
 from agentspan.actors.feed import NO_TOKENS, Feed
 from agentspan.actors.performer import AgentPerformer, PerformerSettings
+from agentspan.actors.toolcall import Elsewhere
 from agentspan.agents.agent import Agent
 from agentspan.errors import DeploymentError, StaleEpochError
 from agentspan.models.registry import ModelRegistry
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("agentspan.residence")
 
 Unpack = Callable[[DeploymentRow, bytes], Any]
+ToolsElsewhere = Callable[[DeploymentRow], Elsewhere]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class HostConfig:
     model_retries_max: int = 6
     model_timeout_s: float = 600.0
     parallel_tools_max: int = 64
+    resources_wait_s: float = 30.0
 
 
 @dataclass(slots=True)
@@ -57,13 +60,24 @@ class _Tenant:
 class Residence:
     """Runs executions in this process."""
 
-    def __init__(self, config: HostConfig, *, unpack: Unpack, actor_name: str, node: str) -> None:
+    def __init__(
+        self,
+        config: HostConfig,
+        *,
+        unpack: Unpack,
+        actor_name: str,
+        node: str,
+        elsewhere: ToolsElsewhere | None = None,
+    ) -> None:
+        """`elsewhere` runs the tools of a deployment that ask for resources; without it they run here."""
         self._config = config
         self._unpack = unpack
+        self._elsewhere = elsewhere
         self._host = {"actor": actor_name, "pid": os.getpid(), "node": node, "hostname": socket.gethostname()}
         self._executor = ThreadPoolExecutor(config.parallel_tools_max, thread_name_prefix="tool")
         self._models = ModelRegistry(timeout_s=config.model_timeout_s)
         self._agents: dict[str, Any] = {}
+        self._tools_elsewhere: dict[str, Elsewhere] = {}
         self._tenants: dict[str, _Tenant] = {}
         self._feeds: dict[str, Feed] = {}
         self._running: set[str] = set()
@@ -121,7 +135,7 @@ class Residence:
         if row.host.get("pid") != self._host["pid"]:
             await store.set_host(execution_id, epoch=epoch, host=self._host)
         agent = await self._agent(row.deployment_id)
-        performer = self._performer(agent, store, feed)
+        performer = self._performer(agent, row.deployment_id, store, feed)
         driver = Driver(
             execution_id=execution_id,
             epoch=epoch,
@@ -149,7 +163,7 @@ class Residence:
                 done.set_result(outcome)
         return outcome
 
-    def _performer(self, agent: Any, store: Store, feed: Feed) -> Performer:
+    def _performer(self, agent: Any, deployment_id: str, store: Store, feed: Feed) -> Performer:
         if isinstance(agent, Agent):
             return AgentPerformer(
                 agent,
@@ -157,6 +171,7 @@ class Residence:
                 store=store,
                 feed=feed,
                 executor=self._executor,
+                elsewhere=self._tools_elsewhere.get(deployment_id),
                 settings=PerformerSettings(model_retries_max=self._config.model_retries_max),
             )
         # Only here: a process that runs native agents does not pay for importing langgraph.
@@ -229,5 +244,8 @@ class Residence:
                 raise DeploymentError(
                     message=f"Deployment {deployment_id!r} is not in the store; deploy the agent again."
                 )
-            agent = self._agents[deployment_id] = self._unpack(row, self._key)
+            agent = self._unpack(row, self._key)
+            if self._elsewhere is not None:
+                self._tools_elsewhere[deployment_id] = self._elsewhere(row)
+            self._agents[deployment_id] = agent
         return agent

@@ -37,6 +37,7 @@ QUICK = {
     "AGENTSPAN_PING_TIMEOUT_S": "2",
     "AGENTSPAN_RECOVERIES_MAX": "2",
     "AGENTSPAN_RECOVERY_BACKOFF_S": "0.1",
+    "AGENTSPAN_RESOURCES_WAIT_S": "1",
     "OPENAI_API_KEY": "sk-test",
 }
 """Settings under which what takes minutes in production takes a test's time."""

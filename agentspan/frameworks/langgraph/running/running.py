@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agentspan.agents.spec import AgentSpec
@@ -62,6 +62,7 @@ class GraphPerformer:
         patches.apply()
         self.graph = graph
         self.spec = AgentSpec(name=graph.name, model="")
+        self.notes: Mapping[Effect, str] = {}
         self._store = store
         self._graphs = loop
         self._token = token
