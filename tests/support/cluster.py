@@ -87,9 +87,14 @@ class Server:
     def start(self, *options: str) -> Descriptor:
         """Bring it up and return once it answers."""
         log = (self.home / "server.log").open("ab")
+        starts_cluster = "AGENTSPAN_ADDRESS" not in self.settings
         with log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agentspan.actors.server", "--num-cpus", "2", *options],
+                [
+                    *(sys.executable, "-m", "agentspan.actors.server"),
+                    *(("--num-cpus", "2") if starts_cluster else ()),
+                    *options,
+                ],
                 env=self.environment,
                 cwd=self.home,  # Nothing of the project is importable from here but what is installed.
                 stdin=subprocess.DEVNULL,
@@ -180,7 +185,7 @@ class Server:
 
     def read(self, question: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
         async def with_store() -> T:
-            store = await open_store(Settings(home=self.home).store_url)
+            store = await open_store(self.settings.get("AGENTSPAN_STORE") or Settings(home=self.home).store_url)
             try:
                 return await question(store)
             finally:

@@ -1,0 +1,146 @@
+"""A cluster of three nodes with a Postgres store: executions spread, and whole nodes are killed under them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+
+from agentspan.actors import cluster
+from agentspan.actors.environment import prepare
+from agentspan.agents import AgentRuntime, Status
+from agentspan.config import Settings
+from agentspan.errors import ConfigurationError
+from agentspan.handle import AgentHandle
+from agentspan.testing import ScriptedModel, call, say
+from tests.ray.agents import gate, make_agent
+from tests.ray.conftest import Shared
+from tests.ray.honesty import check_honest
+from tests.support.cluster import Server, free_port, private_home, until
+from tests.support.ledger import Ledger
+from tests.support.nodes import RayNode, RayNodes
+from tests.support.postgres import PASSWORD, PostgresServer
+
+CLIENTS = Path(__file__).parent / "clients"
+SCRIPT = ScriptedModel([call("work", n=0), call("work", n=1, hold=1), call("work", n=2), say("done")])
+
+
+@dataclass
+class Fixture:
+    """The cluster, and a home whose settings point to it."""
+
+    ray: RayNodes
+    server: Server
+    first: RayNode
+    second: RayNode
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            home=self.server.home,
+            address=self.ray.address,
+            store=self.server.settings["AGENTSPAN_STORE"],
+            standby=1,
+            scan_interval_s=0.5,
+            ping_timeout_s=5.0,
+            recovery_backoff_s=0.1,
+        )
+
+
+@pytest.fixture(scope="module")
+def nodes(shared: Shared, postgres: PostgresServer) -> Iterator[Fixture]:
+    shared.down()
+    port = free_port()
+    server = Server(private_home(), AGENTSPAN_ADDRESS=f"127.0.0.1:{port}", AGENTSPAN_STORE=postgres.new_url())
+    running = RayNodes(server.home, port)
+    try:
+        yield Fixture(running, server, running.add(), running.add())
+    finally:
+        running.dispose(server)
+        server.dispose()
+
+
+def start_held(runtime: AgentRuntime, ledger: Ledger, agent: str, count: int, placement: str) -> list[AgentHandle]:
+    """Executions that have one step on record and stand in the middle of the next."""
+    handles = [runtime.start(agent, "go", placement=placement) for _ in range(count)]
+    for handle in handles:
+        ledger.entered(f"{handle.execution_id}:", count=2)
+    return handles
+
+
+def spread(runtime: AgentRuntime, handles: list[AgentHandle]) -> Counter[str]:
+    """How many run on each node."""
+    return Counter(runtime.show(handle.execution_id)["host"]["node"] for handle in handles)
+
+
+def finish(nodes: Fixture, ledger: Ledger, handles: list[AgentHandle]) -> int:
+    """Let them go on to their ends, and check each. Returns how many were recovered."""
+    for handle in handles:
+        ledger.open(gate(handle.execution_id, 1))
+    assert Counter(handle.join(60).status for handle in handles) == {Status.COMPLETED: len(handles)}
+    recovered = 0
+    for handle in handles:
+        shown = nodes.server.show(handle.execution_id)
+        assert len(check_honest(shown, ledger)) == 3
+        recovered += shown["recoveries"] > 0
+    return recovered
+
+
+def test_a_sqlite_store_is_refused_before_anything_is_done(nodes: Fixture) -> None:
+    settings = nodes.settings.model_copy(update={"store": None})
+    with pytest.raises(ConfigurationError, match=r"3 nodes.*Postgres"):
+        AgentRuntime(settings=settings).server_info()
+    assert not settings.key_path.exists()
+    assert not (nodes.server.home / "agentspan.db").exists()
+    assert not ray.is_initialized()
+
+
+def test_a_client_with_another_token_is_told_so_at_once(nodes: Fixture) -> None:
+    stranger = private_home()
+    told = nodes.server.ask(str(CLIENTS / "joining.py"), AGENTSPAN_HOME=str(stranger))
+    assert told["error"] == "AuthenticationError"
+    assert str(stranger / "ray.token") in told["text"]
+    assert (stranger / "ray.token").read_text() not in told["text"]
+    assert (stranger / "ray.token").stat().st_mode & 0o777 == 0o600
+
+
+def test_executions_spread_and_nodes_are_killed_the_supervisors_own_among_them(nodes: Fixture, ledger: Ledger) -> None:
+    # The supervisor is put on a node that is going to die, and the key that its home had is gone: nobody may need a path.
+    prepare(nodes.server.home)
+    cluster.join(nodes.ray.address)
+    cluster.create_supervisor(nodes.settings, node=nodes.second.node_id)
+    cluster.leave()
+    key = nodes.settings.key_path.read_bytes()
+    nodes.settings.key_path.unlink()
+
+    with AgentRuntime(settings=nodes.settings) as runtime:
+        runtime.deploy(make_agent("spread", ledger, SCRIPT))
+        handles = start_held(runtime, ledger, "spread", 6, "dedicated")
+        handles += start_held(runtime, ledger, "spread", 30, "packed")
+        everywhere = {nodes.ray.head.node_id, nodes.first.node_id, nodes.second.node_id}
+        assert set(spread(runtime, handles[:6])) == everywhere
+        assert set(spread(runtime, handles[6:])) == everywhere
+        on_first = spread(runtime, handles)[nodes.first.node_id]
+
+        nodes.first.kill()
+        until("recovery", lambda: nodes.first.node_id not in spread(runtime, handles))
+        assert finish(nodes, ledger, handles) >= on_first
+
+        third = nodes.ray.add()
+        handles = start_held(runtime, ledger, "spread", 6, "dedicated")
+        handles += start_held(runtime, ledger, "spread", 30, "packed")
+        assert third.node_id in spread(runtime, handles)
+        nodes.second.kill()
+        until("recovery", lambda: nodes.second.node_id not in spread(runtime, handles))
+        assert finish(nodes, ledger, handles) > 0
+        assert set(spread(runtime, start_held(runtime, ledger, "spread", 4, "dedicated"))) <= {
+            nodes.ray.head.node_id,
+            third.node_id,
+        }
+    logs = b"".join(path.read_bytes() for path in nodes.server.home.rglob("*") if path.is_file())
+    for secret in (PASSWORD.encode(), key, key.hex().encode(), repr(key).encode()):
+        assert secret not in logs

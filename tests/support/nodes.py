@@ -1,0 +1,100 @@
+"""A Ray cluster of several nodes on this machine, in a process of its own, and ways to kill its nodes.
+
+The process at the bottom holds `ray.cluster_utils.Cluster`; it adds a node for each line of its input and ends with it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.cluster import Server, environment, is_alive, kill, until
+
+
+@dataclass(frozen=True)
+class RayNode:
+    """One simulated machine."""
+
+    node_id: str
+    raylet: int
+    """The pid whose children are the node's workers."""
+
+    def workers(self) -> list[int]:
+        """The processes that the raylet started and that live."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                except OSError:
+                    continue  # It ended while we looked.
+                if int(parent) == self.raylet:
+                    found.append(int(entry.name))
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL the raylet and all of its workers: what losing a machine does to everybody else."""
+        workers = self.workers()
+        kill(self.raylet, *workers)
+        until("end of the node", lambda: not any(map(is_alive, workers)))
+
+
+class RayNodes:
+    """A cluster: a head, and the nodes that were added to it."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        """Bring up a head with one core."""
+        with (home / "nodes.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.nodes", str(home), str(port)],
+                env=environment(home, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"),
+                cwd=Path(__file__).parents[2],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self.address = f"127.0.0.1:{port}"
+        self.head = self._next()
+
+    def add(self) -> RayNode:
+        """Another node with one core."""
+        assert self._process.stdin is not None
+        print("add", file=self._process.stdin, flush=True)
+        return self._next()
+
+    def _next(self) -> RayNode:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the cluster's process ended; see nodes.log"
+        return RayNode(**json.loads(line))
+
+    def dispose(self, server: Server) -> None:
+        """End what is left of it: everything that has its home, but nothing else."""
+        self._process.kill()
+        self._process.communicate()
+        kill(*server.processes())
+
+
+def _main(home: str, port: str) -> None:
+    from agentspan.actors.environment import prepare
+
+    prepare(Path(home))
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    arguments = {"num_cpus": 1, "include_dashboard": False, "gcs_server_port": int(port)}
+    while True:
+        node = cluster.add_node(**arguments)
+        (raylet,) = node.all_processes["raylet"]
+        print(json.dumps({"node_id": node.node_id, "raylet": raylet.process.pid}), flush=True)
+        arguments = {"num_cpus": 1}
+        if not sys.stdin.readline():
+            return
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
