@@ -227,7 +227,7 @@ def create_supervisor(settings: Settings, *, node: str | None = None) -> None:
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
-        scheduling_strategy=placed(node, bound=is_bound),
+        **placed(node, bound=is_bound),
     ).remote(config)
 
 

@@ -72,9 +72,9 @@ def start_held(runtime: AgentRuntime, ledger: Ledger, agent: str, count: int, pl
     return handles
 
 
-def spread(runtime: AgentRuntime, handles: list[AgentHandle]) -> Counter[str]:
-    """How many run on each node."""
-    return Counter(runtime.show(handle.execution_id)["host"]["node"] for handle in handles)
+def spread(runtime: AgentRuntime, handles: list[AgentHandle]) -> Counter[str | None]:
+    """How many run on each node; None while they are being recovered."""
+    return Counter(runtime.show(handle.execution_id)["host"].get("node") for handle in handles)
 
 
 def finish(nodes: Fixture, ledger: Ledger, handles: list[AgentHandle]) -> int:
@@ -120,7 +120,7 @@ def test_executions_spread_and_nodes_are_killed_the_supervisors_own_among_them(n
     with AgentRuntime(settings=nodes.settings) as runtime:
         runtime.deploy(make_agent("spread", ledger, SCRIPT))
         handles = start_held(runtime, ledger, "spread", 6, "dedicated")
-        handles += start_held(runtime, ledger, "spread", 30, "packed")
+        handles += start_held(runtime, ledger, "spread", 60, "packed")
         everywhere = {nodes.ray.head.node_id, nodes.first.node_id, nodes.second.node_id}
         assert set(spread(runtime, handles[:6])) == everywhere
         assert set(spread(runtime, handles[6:])) == everywhere
@@ -132,7 +132,7 @@ def test_executions_spread_and_nodes_are_killed_the_supervisors_own_among_them(n
 
         third = nodes.ray.add()
         handles = start_held(runtime, ledger, "spread", 6, "dedicated")
-        handles += start_held(runtime, ledger, "spread", 30, "packed")
+        handles += start_held(runtime, ledger, "spread", 60, "packed")
         assert third.node_id in spread(runtime, handles)
         nodes.second.kill()
         until("recovery", lambda: nodes.second.node_id not in spread(runtime, handles))
