@@ -16,7 +16,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 
 from agentspan.actors.desk import unpack_error
 from agentspan.actors.environment import token_source
-from agentspan.actors.network import check_entry, is_loopback, loopback
+from agentspan.actors.network import check_entry, is_on_loopback_alone, loopback
 from agentspan.actors.nodes import Node
 from agentspan.actors.residence import HostConfig
 from agentspan.actors.shipping import load_key, verify
@@ -146,7 +146,7 @@ def join(address: str) -> str:
         return address
     _hush()
     try:
-        with loopback(is_loopback(address)):
+        with loopback(is_on_loopback_alone(address)):
             check_entry(address)
             if address.startswith("ray://"):
                 ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)

@@ -15,14 +15,30 @@ from agentspan.actors.environment import token_source
 from agentspan.errors import AuthenticationError, ConfigurationError, ServerUnavailableError
 
 CONNECT_MAX_S = 10.0
+LISTENING_MAX_S = 1.0
 SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Off, Ray takes 127.0.0.1 for this machine's address and listens there alone, on every platform (measured, 2.60)."""
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an address (`host:port`) is one of this machine alone."""
-    host = address.rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.")
+def is_on_loopback_alone(address: str) -> bool:
+    """Whether the cluster at `host:port` is one that listens on loopback alone."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if host not in ("localhost", "::1") and not host.startswith("127."):
+        return False
+    from ray.util import get_node_ip_address
+
+    return not is_listening(f"{get_node_ip_address()}:{port}")
+
+
+def is_listening(address: str) -> bool:
+    """Whether somebody takes connections at `host:port`."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENING_MAX_S).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from agentspan import __version__
 from agentspan.actors.environment import prepare
 from agentspan.actors.lease import Descriptor, Lease
-from agentspan.actors.network import is_loopback, loopback
+from agentspan.actors.network import is_listening, is_on_loopback_alone, loopback
 from agentspan.bridge import run_sync
 from agentspan.config import Settings
 from agentspan.errors import (
@@ -40,6 +40,8 @@ log = logging.getLogger("agentspan.server")
 
 WATCH_EVERY_S = 2.0
 """How often the server looks whether its cluster still works."""
+LOST_AFTER_S = 5.0
+"""How long the head of a cluster that was joined may be away. Ray would end this process after a minute of it."""
 RETRY_S = 1.0
 """Pause before the next try when the cluster or the store does not answer."""
 GATE_WAIT_S = 30.0
@@ -115,7 +117,8 @@ def _serve_cluster(
             )
         )
         log.info("server.up", extra={"address": address})
-        _watch(cluster.RayConnection(where=address), stop, settings.ping_timeout_s)
+        head = None if settings.address is None else address
+        _watch(cluster.RayConnection(where=address), stop, settings.ping_timeout_s, head)
         log.info("server.stopping")
     finally:
         lease.withdraw()
@@ -128,15 +131,25 @@ def _serve_cluster(
         cluster.leave()
 
 
-def _watch(connection: cluster.RayConnection, stop: threading.Event, ping_timeout_s: float) -> None:
-    """Return on `stop` or when the cluster is lost. A supervisor that hangs is killed, so that Ray restarts it."""
+def _watch(connection: cluster.RayConnection, stop: threading.Event, ping_timeout_s: float, head: str | None) -> None:
+    """Return on `stop` or when the cluster is lost. A supervisor that hangs is killed, so that Ray restarts it.
+
+    `head` is the address of a cluster that is not ours.
+    """
     from agentspan.actors import cluster
 
     silent_since: float | None = None
+    seen_at = time.monotonic()
     while not stop.wait(WATCH_EVERY_S):
         if cluster.is_broken():
             log.error("server.cluster_lost: one of its processes has ended. Starting another one.")
             return
+        if head is not None and not is_listening(head):
+            if time.monotonic() - seen_at > LOST_AFTER_S:
+                log.error("server.cluster_lost: nobody listens at %s. Waiting for the next one.", head)
+                return
+            continue
+        seen_at = time.monotonic()
         try:
             run_sync(connection.call("ping", {}, ping_timeout_s))
             silent_since = None
@@ -154,7 +167,7 @@ def _ray_client_server(address: str, port: int) -> subprocess.Popen[bytes]:
     """Open the Ray Client port, on loopback, and return once it takes connections; needs the `client` extra."""
     command = [sys.executable, "-m", "ray.util.client.server"]
     command += ["--address", address, "--host", "127.0.0.1", "--port", str(port), "--mode", "proxy"]
-    with loopback(is_loopback(address)):
+    with loopback(is_on_loopback_alone(address)):
         gate = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + GATE_WAIT_S
     while gate.poll() is None and time.monotonic() < deadline:

@@ -58,8 +58,11 @@ def nodes(shared: Shared, postgres: PostgresServer) -> Iterator[Fixture]:
     server = Server(private_home(), AGENTSPAN_ADDRESS=f"127.0.0.1:{port}", AGENTSPAN_STORE=postgres.new_url())
     running = RayNodes(server.home, port)
     try:
-        yield Fixture(running, server, running.add(), running.add())
+        fixture = Fixture(running, server, running.add(), running.add())
+        yield fixture
+        running = fixture.ray
     finally:
+        server.stop()
         running.dispose(server)
         server.dispose()
 
@@ -120,7 +123,7 @@ def test_executions_spread_and_nodes_are_killed_the_supervisors_own_among_them(n
     with AgentRuntime(settings=nodes.settings) as runtime:
         runtime.deploy(make_agent("spread", ledger, SCRIPT))
         handles = start_held(runtime, ledger, "spread", 6, "dedicated")
-        handles += start_held(runtime, ledger, "spread", 60, "packed")
+        handles += start_held(runtime, ledger, "spread", 30, "packed")
         everywhere = {nodes.ray.head.node_id, nodes.first.node_id, nodes.second.node_id}
         assert set(spread(runtime, handles[:6])) == everywhere
         assert set(spread(runtime, handles[6:])) == everywhere
@@ -132,15 +135,32 @@ def test_executions_spread_and_nodes_are_killed_the_supervisors_own_among_them(n
 
         third = nodes.ray.add()
         handles = start_held(runtime, ledger, "spread", 6, "dedicated")
-        handles += start_held(runtime, ledger, "spread", 60, "packed")
+        handles += start_held(runtime, ledger, "spread", 30, "packed")
         assert third.node_id in spread(runtime, handles)
         nodes.second.kill()
         until("recovery", lambda: nodes.second.node_id not in spread(runtime, handles))
         assert finish(nodes, ledger, handles) > 0
-        assert set(spread(runtime, start_held(runtime, ledger, "spread", 4, "dedicated"))) <= {
-            nodes.ray.head.node_id,
-            third.node_id,
-        }
-    logs = b"".join(path.read_bytes() for path in nodes.server.home.rglob("*") if path.is_file())
+    nodes.settings.key_path.write_bytes(key)
+    logs = b"".join(
+        path.read_bytes() for path in nodes.server.home.rglob("*") if path.is_file() and path.name != "server.key"
+    )
     for secret in (PASSWORD.encode(), key, key.hex().encode(), repr(key).encode()):
         assert secret not in logs
+
+
+def test_a_server_on_the_cluster_takes_everything_up_again_when_the_whole_cluster_was_lost(
+    nodes: Fixture, ledger: Ledger
+) -> None:
+    nodes.server.start()
+    with AgentRuntime(settings=nodes.settings) as runtime:
+        runtime.deploy(make_agent("lost", ledger, SCRIPT))
+        handles = start_held(runtime, ledger, "lost", 2, "dedicated")
+        handles += start_held(runtime, ledger, "lost", 4, "packed")
+    nodes.ray.kill()
+    until("end of the old cluster in the server's eyes", lambda: not nodes.settings.descriptor_path.exists())
+    nodes.ray = RayNodes(nodes.server.home, nodes.ray.port)
+    for handle in handles:
+        ledger.open(gate(handle.execution_id, 1))
+    assert {nodes.server.result(handle.execution_id).status for handle in handles} == {Status.COMPLETED}
+    for handle in handles:
+        check_honest(nodes.server.show(handle.execution_id), ledger)

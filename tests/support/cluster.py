@@ -146,20 +146,7 @@ class Server:
 
     def processes(self, named: str = "") -> dict[int, str]:
         """Every process of this home, by pid; with `named`, those whose title contains it."""
-        found = {}
-        mark = f"AGENTSPAN_HOME={self.home}".encode()
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            try:
-                if mark not in (entry / "environ").read_bytes().split(b"\0"):
-                    continue
-                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            except OSError:
-                continue  # It ended while we looked, or is not ours.
-            if title and named in title:
-                found[int(entry.name)] = title
-        return found
+        return {pid: title for pid, title in processes_of(self.home).items() if named in title}
 
     def supervisor_pid(self) -> int:
         return until("supervisor", lambda: next(iter(self.processes("SupervisorActor")), None))
@@ -203,6 +190,24 @@ class Server:
         plain = self.read(lambda store: read_result(store, execution_id)).to_dict()
         result: AgentResult = read_back(AgentResult, plain)
         return result
+
+
+def processes_of(home: Path) -> dict[int, str]:
+    """The titles of all processes of a home but this one, by pid."""
+    found = {}
+    mark = f"AGENTSPAN_HOME={home}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if mark not in (entry / "environ").read_bytes().split(b"\0"):
+                continue
+            title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue  # It ended while we looked, or is not ours.
+        if title:
+            found[int(entry.name)] = title
+    return found
 
 
 def answer(process: subprocess.Popen[str], *, within_s: float = DEADLINE_S) -> Any:

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.cluster import Server, environment, is_alive, kill, until
+from tests.support.cluster import Server, environment, is_alive, kill, processes_of, until
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ class RayNodes:
                 stderr=log,
                 text=True,
             )
+        self.home = home
+        self.port = port
         self.address = f"127.0.0.1:{port}"
+        self._all: list[RayNode] = []
         self.head = self._next()
 
     def add(self) -> RayNode:
@@ -70,7 +73,17 @@ class RayNodes:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, "the cluster's process ended; see nodes.log"
-        return RayNode(**json.loads(line))
+        node = RayNode(**json.loads(line))
+        self._all.append(node)
+        return node
+
+    def kill(self) -> None:
+        """SIGKILL all of it, the head's control service first."""
+        kill(*(pid for pid, title in processes_of(self.home).items() if "gcs_server" in title))
+        for node in self._all:
+            node.kill()
+        self._process.kill()
+        self._process.communicate()
 
     def dispose(self, server: Server) -> None:
         """End what is left of it: everything that has its home, but nothing else."""
