@@ -35,10 +35,13 @@ from agentspan.errors import (
 )
 from agentspan.persistence.opening import open_store
 from agentspan.persistence.postgres_url import is_postgres, without_password
+from agentspan.persistence.store import DeploymentRow
 
 log = logging.getLogger("agentspan.cluster")
 
 RETRY_PAUSE_S = 0.1
+KEY_TRIES = 20
+"""So many agents are looked at for one that this server's key has signed."""
 CHECK_UP_S = 0.5
 """How often a call that waits asks whether the server is still up."""
 
@@ -258,26 +261,32 @@ def check_store(settings: Settings, nodes: Sequence[Node]) -> None:
 
 async def _check_key(settings: Settings) -> None:
     """A supervisor with another key would refuse the code of every execution there is, and give them up one by one."""
+    path = settings.key_path.absolute()
+    key = load_key(path) if path.exists() else None
     store = await open_store(settings.store_url)
     try:
-        newest = max(await store.deployments(), key=lambda row: row.created_at, default=None)
-        signed = None if newest is None else await store.deployment(newest.deployment_id)
+        known = sorted(await store.deployments(), key=lambda row: row.created_at, reverse=True)[:KEY_TRIES]
+        for row in known:
+            signed = await store.deployment(row.deployment_id)
+            if key is not None and signed is not None and _is_signed(signed, key):
+                return
     finally:
         await store.close()
-    if signed is None:
-        return
-    path = settings.key_path.absolute()
+    if known:
+        raise ConfigurationError(
+            problem=f"The agents in {without_password(settings.store_url)} were signed with another key than "
+            f"{path}{'' if key else ', which is not there'}. Start the server from the home it had before, or copy that "
+            "home's `server.key` here."
+        )
+
+
+def _is_signed(row: DeploymentRow, key: bytes) -> bool:
+    """Whether a deployment is signed with this key."""
     try:
-        if path.exists():
-            verify(signed, load_key(path))
-            return
+        verify(row, key)
     except UntrustedCodeError:
-        pass
-    raise ConfigurationError(
-        problem=f"The agents in {without_password(settings.store_url)} were signed with another key than "
-        f"{path}{'' if path.exists() else ', which is not there'}. Start the server from the home it had before, or copy "
-        "that home's `server.key` here."
-    )
+        return False
+    return True
 
 
 def _host_config(settings: Settings) -> HostConfig:
