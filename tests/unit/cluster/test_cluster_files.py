@@ -29,13 +29,6 @@ ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"
 FILES = sorted(path for path in CLUSTER.iterdir() if path.name != ".env")
 OURS = {f"AGENTSPAN_{name.upper()}" for name in Settings.model_fields}
-    "OPENAI_API_KEY",
-    "PYTHONUNBUFFERED",
-    "POSTGRES_USER",
-    "POSTGRES_DB",
-    "POSTGRES_PASSWORD",
-    "POSTGRES_INITDB_ARGS",
-}
 RAY_AUTH = {"RAY_AUTH_MODE": "token"}
 HEAD_OF_RAY_UP = {"RAY_HEAD_IP"}  # Ray's launcher sets it for the workers' commands.
 IMAGE = f"agentspan:{agentspan.__version__}"
@@ -73,9 +66,7 @@ def allowed(tree: dict[str, Any], fields: set[str], required: set[str], where: s
 
 def commands(name: str) -> list[list[str]]:
     """The command lines of a file that call Ray or us."""
-    lines = [
-        line.strip() for text in strings(read(name)) for line in re.split(r"[;\n]|&&|\|\||(?<!&)&(?!&)", text)
-    ]
+    lines = [line.strip() for text in strings(read(name)) for line in re.split(r"[;\n]|&&|\|\||(?<!&)&(?!&)", text)]
     found = [re.search(r"(?:^|[\s/])((?:ray|agent-span) [a-z].*)$", line) for line in lines]
     return [shlex.split(match.group(1)) for match in found if match is not None]
 
