@@ -12,6 +12,7 @@ import ray
 
 from agentspan.actors import cluster
 from agentspan.actors.environment import prepare
+from agentspan.actors.lease import Lease
 from agentspan.agents import AgentRuntime, Status
 from agentspan.config import Settings
 from agentspan.errors import ConfigurationError
@@ -20,9 +21,9 @@ from agentspan.testing import ScriptedModel, call, say
 from tests.ray.agents import gate, make_agent
 from tests.ray.conftest import Shared
 from tests.ray.honesty import check_honest
-from tests.support.cluster import Server, free_port, private_home, until
+from tests.support.cluster import Server, free_port, kill, private_home, until
 from tests.support.ledger import Ledger
-from tests.support.nodes import RayNode, RayNodes
+from tests.support.nodes import RayNode, RayNodes, joined
 from tests.support.postgres import PASSWORD, PostgresServer
 
 CLIENTS = Path(__file__).parent / "clients"
@@ -91,6 +92,28 @@ def finish(nodes: Fixture, ledger: Ledger, handles: list[AgentHandle]) -> int:
         assert len(check_honest(shown, ledger)) == 3
         recovered += shown["recoveries"] > 0
     return recovered
+
+
+def test_with_a_sqlite_store_nothing_is_started_on_a_node_that_joins(
+    server: Server, runtime: AgentRuntime, ledger: Ledger
+) -> None:
+    runtime.deploy(make_agent("bound", ledger, SCRIPT))
+    descriptor = Lease(server.home).read()
+    assert descriptor is not None
+    with joined(server, descriptor.address) as other:
+        until("the node", lambda: other.node_id in [node.node_id for node in cluster.living_nodes()])
+        handles = start_held(runtime, ledger, "bound", 2, "dedicated") + start_held(
+            runtime, ledger, "bound", 4, "packed"
+        )
+        (home,) = spread(runtime, handles)
+        assert home != other.node_id
+        supervisor = server.supervisor_pid()
+        kill(supervisor)
+        until("another supervisor", lambda: server.supervisor_pid() != supervisor)
+        assert server.supervisor_pid() not in other.workers()
+        for handle in handles:
+            ledger.open(gate(handle.execution_id, 1))
+        assert {handle.join(60).status for handle in handles} == {Status.COMPLETED}
 
 
 def test_a_sqlite_store_is_refused_before_anything_is_done(nodes: Fixture) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +94,52 @@ class RayNodes:
         kill(*server.processes())
 
 
+@contextmanager
+def joined(server: Server, address: str) -> Iterator[RayNode]:
+    """A node with plenty of cores that joins the cluster of a server."""
+    node = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.nodes", str(server.home), "--join", address],
+        env={**server.environment, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert node.stdout is not None
+    line = node.stdout.readline()
+    assert line, "the node did not come up"
+    running = RayNode(**json.loads(line))
+    try:
+        yield running
+    finally:
+        running.kill()
+        node.kill()
+        node.communicate()
+
+
+def _join(home: str, address: str) -> None:
+    from agentspan.actors.environment import prepare
+
+    prepare(Path(home))
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
+
+    wanted = RayParams(
+        gcs_address=address,
+        num_cpus=16,
+        object_store_memory=100_000_000,
+        node_manager_port=0,
+        min_worker_port=0,
+        max_worker_port=0,
+        include_log_monitor=False,
+        dashboard_agent_listen_port=0,
+    )
+    node = Node(wanted, head=False, shutdown_at_exit=False, spawn_reaper=False)
+    (raylet,) = node.all_processes["raylet"]
+    print(json.dumps({"node_id": node.node_id, "raylet": raylet.process.pid}), flush=True)
+    raylet.process.wait()
+
+
 def _main(home: str, port: str) -> None:
     from agentspan.actors.environment import prepare
 
@@ -110,4 +158,7 @@ def _main(home: str, port: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    if "--join" in sys.argv:
+        _join(sys.argv[1], sys.argv[3])
+    else:
+        _main(*sys.argv[1:])
