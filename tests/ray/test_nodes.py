@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 import ray
@@ -21,7 +22,7 @@ from agentspan.testing import ScriptedModel, call, say
 from tests.ray.agents import gate, make_agent
 from tests.ray.conftest import Shared
 from tests.ray.honesty import check_honest
-from tests.support.cluster import Server, free_port, kill, private_home, until
+from tests.support.cluster import Server, answer, free_port, kill, private_home, until
 from tests.support.ledger import Ledger
 from tests.support.nodes import RayNode, RayNodes, joined
 from tests.support.postgres import PASSWORD, PostgresServer
@@ -68,6 +69,24 @@ def nodes(shared: Shared, postgres: PostgresServer) -> Iterator[Fixture]:
         server.dispose()
 
 
+def listening(pids: Iterable[int]) -> list[str]:
+    """The addresses at which processes take TCP connections, as the kernel writes them: hexadecimal."""
+    sockets = set()
+    for pid in pids:
+        for one in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                sockets.add(one.readlink().name)
+            except OSError:
+                continue  # It was closed while we looked.
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                found.append(local.partition(":")[0])
+    return found
+
+
 def start_held(runtime: AgentRuntime, ledger: Ledger, agent: str, count: int, placement: str) -> list[AgentHandle]:
     """Executions that have one step on record and stand in the middle of the next."""
     handles = [runtime.start(agent, "go", placement=placement) for _ in range(count)]
@@ -92,6 +111,35 @@ def finish(nodes: Fixture, ledger: Ledger, handles: list[AgentHandle]) -> int:
         assert len(check_honest(shown, ledger)) == 3
         recovered += shown["recoveries"] > 0
     return recovered
+
+
+def test_a_server_of_ours_listens_on_loopback_alone(server: Server, runtime: AgentRuntime) -> None:
+    assert runtime.server_info()
+    found = listening(server.processes())
+    assert len(found) >= 5
+    assert {address for address in found if not address.endswith("0100007F")} == set()
+
+
+def test_whoever_has_not_the_token_is_told_so_at_once(server: Server, runtime: AgentRuntime) -> None:
+    assert (server.home / "ray.token").stat().st_mode & 0o777 == 0o600
+    descriptor = Lease(server.home).read()
+    assert descriptor is not None
+    stranger = private_home()
+    environments = {
+        str(stranger / "ray.token"): {},
+        "it sends none": {"RAY_AUTH_MODE": "disabled"},
+        "auth_token": {"RAY_AUTH_MODE": "token", "HOME": str(stranger)},
+    }
+    addresses = {"AGENTSPAN_HOME": str(stranger), "AGENTSPAN_ADDRESS": descriptor.address}
+    clients = {
+        source: server.client(str(CLIENTS / "joining.py"), **addresses, **more) for source, more in environments.items()
+    }
+    for source, client in clients.items():
+        told = answer(client)
+        assert told["error"] == "AuthenticationError"
+        assert source in told["text"]
+        assert (stranger / "ray.token").read_text() not in told["text"]
+    rmtree(stranger)
 
 
 def test_with_a_sqlite_store_nothing_is_started_on_a_node_that_joins(
@@ -123,15 +171,6 @@ def test_a_sqlite_store_is_refused_before_anything_is_done(nodes: Fixture) -> No
     assert not settings.key_path.exists()
     assert not (nodes.server.home / "agentspan.db").exists()
     assert not ray.is_initialized()
-
-
-def test_a_client_with_another_token_is_told_so_at_once(nodes: Fixture) -> None:
-    stranger = private_home()
-    told = nodes.server.ask(str(CLIENTS / "joining.py"), AGENTSPAN_HOME=str(stranger))
-    assert told["error"] == "AuthenticationError"
-    assert str(stranger / "ray.token") in told["text"]
-    assert (stranger / "ray.token").read_text() not in told["text"]
-    assert (stranger / "ray.token").stat().st_mode & 0o777 == 0o600
 
 
 def test_executions_spread_and_nodes_are_killed_the_supervisors_own_among_them(nodes: Fixture, ledger: Ledger) -> None:

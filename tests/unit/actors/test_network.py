@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from agentspan.actors.environment import token_source
 from agentspan.actors.network import SWITCH, check_entry, is_listening, loopback
+from agentspan.actors.server import serve
+from agentspan.config import Settings
 from agentspan.errors import ConfigurationError, ServerUnavailableError
 
 
@@ -75,3 +78,16 @@ def test_where_the_token_is_from_is_said_without_it(
         monkeypatch.setenv(name, value)
     assert source in token_source()
     assert "s3cret" not in token_source()
+
+
+@pytest.mark.parametrize(
+    ("address", "num_cpus", "match"),
+    [("ray://127.0.0.1:10001", None, "on a node of its cluster"), ("127.0.0.1:6379", 2, "--num-cpus")],
+)
+def test_a_server_of_another_cluster_refuses_what_it_cannot_do(
+    tmp_path: Path, address: str, num_cpus: int | None, match: str
+) -> None:
+    home = tmp_path / "home"
+    with pytest.raises(ConfigurationError, match=match):
+        serve(Settings(home=home, address=address), num_cpus=num_cpus)
+    assert not home.exists()
