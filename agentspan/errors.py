@@ -317,6 +317,15 @@ class ServerUnavailableError(ServerError, ConnectionError):
     template = "No AgentSpan server answers at {where}: {problem}"
 
 
+class AuthenticationError(ServerError, PermissionError):
+    """A Ray cluster does not take this process's token. Nothing was done."""
+
+    template = (
+        "The Ray cluster at {where} does not take this process's token: {source}. Copy `ray.token` from the home of the "
+        "cluster's server to this home, or set RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the cluster's token."
+    )
+
+
 class ServerGoneError(ServerUnavailableError):
     """The server that this process was connected to has ended. A runtime looks for the next one by itself."""
 

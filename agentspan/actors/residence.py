@@ -13,8 +13,7 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agentspan.actors.driver import Driver, Performer
@@ -38,10 +37,14 @@ ToolsElsewhere = Callable[[DeploymentRow], Elsewhere]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:
-    """What an actor needs to know of the settings; plain data, handed over at its creation. Times in seconds."""
+    """What an actor needs to know of the settings; plain data, handed over at its creation. Times in seconds.
 
-    store_url: str
-    key_path: str
+    By value, because an actor may be on another machine than the home. The secrets among it are in no `repr`.
+    """
+
+    store_url: str = field(repr=False)
+    key: bytes = field(repr=False)
+    """The key that signs stored code."""
     hibernate_after_s: float = 5.0
     model_retries_max: int = 6
     model_timeout_s: float = 600.0
@@ -85,7 +88,6 @@ class Residence:
         self._opening = asyncio.Lock()
         self._unpacking = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._key = b""
         self._graphs: GraphLoop | None = None
 
     @property
@@ -132,7 +134,7 @@ class Residence:
 
     async def _run(self, execution_id: str, epoch: int, crashed: bool, store: Store, feed: Feed) -> dict[str, Any]:
         row = await store.row(execution_id)
-        if row.host.get("pid") != self._host["pid"]:
+        if row.host != self._host:  # As a whole: processes on two nodes may have the same pid.
             await store.set_host(execution_id, epoch=epoch, host=self._host)
         agent = await self._agent(row.deployment_id)
         performer = self._performer(agent, row.deployment_id, store, feed)
@@ -223,7 +225,6 @@ class Residence:
     async def _open(self) -> Store:
         async with self._opening:  # Many executions may be the first.
             if self._store is None:
-                self._key = Path(self._config.key_path).read_bytes()
                 self._store = await open_store(self._config.store_url)
         return self._store
 
@@ -244,7 +245,7 @@ class Residence:
                 raise DeploymentError(
                     message=f"Deployment {deployment_id!r} is not in the store; deploy the agent again."
                 )
-            agent = self._unpack(row, self._key)
+            agent = self._unpack(row, self._config.key)
             if self._elsewhere is not None:
                 self._tools_elsewhere[deployment_id] = self._elsewhere(row)
             self._agents[deployment_id] = agent
