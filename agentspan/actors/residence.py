@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -25,6 +23,7 @@ from agentspan.errors import DeploymentError, StaleEpochError
 from agentspan.models.registry import ModelRegistry
 from agentspan.persistence.opening import open_store
 from agentspan.persistence.store import DeploymentRow, Store
+from agentspan.processes import whoami
 
 if TYPE_CHECKING:
     from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
@@ -60,7 +59,7 @@ class Residence:
     def __init__(self, config: HostConfig, *, unpack: Unpack, actor_name: str, node: str) -> None:
         self._config = config
         self._unpack = unpack
-        self._host = {"actor": actor_name, "pid": os.getpid(), "node": node, "hostname": socket.gethostname()}
+        self._host = {"actor": actor_name, "node": node, **whoami()}
         self._executor = ThreadPoolExecutor(config.parallel_tools_max, thread_name_prefix="tool")
         self._models = ModelRegistry(timeout_s=config.model_timeout_s)
         self._agents: dict[str, Any] = {}
@@ -76,7 +75,7 @@ class Residence:
 
     @property
     def host(self) -> dict[str, Any]:
-        """Actor name, pid, node and host name, for the execution's row."""
+        """Actor name, node, and the process (`processes.whoami`), for the execution's row."""
         return self._host
 
     async def warm(self, deployments: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -117,7 +116,7 @@ class Residence:
 
     async def _run(self, execution_id: str, epoch: int, crashed: bool, store: Store, feed: Feed) -> dict[str, Any]:
         row = await store.row(execution_id)
-        if row.host.get("pid") != self._host["pid"]:
+        if any(row.host.get(name) != self._host[name] for name in ("pid", "born")):
             await store.set_host(execution_id, epoch=epoch, host=self._host)
         agent = await self._agent(row.deployment_id)
         performer = self._performer(agent, store, feed)

@@ -22,8 +22,8 @@ By = Annotated[
     str | None, typer.Option("--by", metavar="NAME", help="Who decides, for the record. Default: the login name.")
 ]
 
-_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
 
 
 def seconds_of(text: str) -> float:
