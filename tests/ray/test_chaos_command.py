@@ -48,7 +48,9 @@ def test_what_chaos_kills_comes_back_and_nothing_is_repeated(
     assert set(summary["kills"]) >= {"supervisor"}
     assert sum(summary["kills"].values()) == sum("killed" in line for line in lines) >= 3
     assert summary["touched"] <= 6
-    assert 0 < summary["recoveries"] == sum(len(line["recovered"]["executions"]) for line in lines if "recovered" in line)
+    assert (
+        0 < summary["recoveries"] == sum(len(line["recovered"]["executions"]) for line in lines if "recovered" in line)
+    )
     for handle in handles:
         for attempt in range(1, 20):
             ledger.open(gate(handle.execution_id, 1, attempt))
