@@ -44,6 +44,7 @@ class SupervisionSettings:
     """0 is not decided yet: one for each core of the cluster."""
     host_capacity: int = 500
     actors_max: int | None = None
+    retention_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

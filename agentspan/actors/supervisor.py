@@ -30,6 +30,7 @@ from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.fleet import ActorGone
 from agentspan.actors.hosts import HOST_PREFIX, is_host
 from agentspan.actors.residence import HostConfig
+from agentspan.actors.retention import Retention
 from agentspan.actors.stay import SupervisionSettings
 from agentspan.actors.supervision import Supervision
 from agentspan.config import NAMESPACE
@@ -189,6 +190,7 @@ class SupervisorActor:
         share_fate_with_raylet()
         self._config = config
         self._bell: asyncio.BaseTransport | None = None
+        self._retention: Retention | None = None
         self._desk: asyncio.Task[Desk] = asyncio.get_event_loop().create_task(self._open())
 
     async def _open(self) -> Desk:
@@ -208,6 +210,9 @@ class SupervisorActor:
             settings = replace(settings, hosts_max=max(1, int(ray.cluster_resources().get("CPU", 1))))
         supervision = Supervision(store, RayFleet(config.host), settings=settings, mint=mint_execution_id)
         await supervision.start()
+        if settings.retention_s is not None:
+            self._retention = Retention(store, keep_s=settings.retention_s)
+            self._retention.start()
         self._bell = await listen(Path(config.host.key_path).parent, supervision.ring)
         key = Path(config.host.key_path).read_bytes()
         return Desk(store, supervision, key=key, where=without_password(config.host.store_url))

@@ -45,6 +45,7 @@ WEIGHTS = {
 }
 DISK_MB = 512
 FILL_BLOCK = 1 << 20
+KEEP_EVERY_S = 1.0
 
 
 class SmallDisk:
@@ -228,7 +229,15 @@ class Faults:
             self._note("kill server", f"and start it after {length / 2:.1f} s")
             self._server.kill()
             await asyncio.sleep(length / 2)
-            await asyncio.to_thread(self._server.start)
+            self._server.launch()
+
+    async def keep_server(self) -> None:
+        """Start a server that has ended, as whoever operates one would."""
+        while True:
+            await asyncio.sleep(KEEP_EVERY_S)
+            if not self._server.is_running and not self._serving.locked():
+                self._note("server had ended, and is started again")
+                self._server.launch()
 
     async def _fill(self, length: float) -> None:
         assert self._disk is not None

@@ -29,6 +29,8 @@ class Flight:
     turn: int = 0
     execution_id: str | None = None
     asked_at: float = 0.0
+    refused: bool = False
+    """The last request was answered with an error."""
     acknowledged: list[str] = field(default_factory=list)
     """IDs of signals that were accepted."""
 

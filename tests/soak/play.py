@@ -103,6 +103,7 @@ class Soak:
         """The whole of it."""
         end = self._began + self._options.seconds
         striking = asyncio.create_task(faults.strike_until(end))
+        keeping = asyncio.create_task(faults.keep_server())
         talking = asyncio.create_task(self._tell(faults))
         try:
             while time.monotonic() < end:
@@ -116,6 +117,7 @@ class Soak:
         finally:
             talking.cancel()
             striking.cancel()
+            keeping.cancel()
             self.kill_client()
         for flight in self._flights.values():
             what = f"{flight.execution_id} ({flight.kind}, {flight.placement})"
@@ -153,15 +155,21 @@ class Soak:
         self._request(flight)
 
     def _ask_again(self) -> None:
-        for flight in self._flights.values():
-            if flight.execution_id is None and time.monotonic() > flight.asked_at + ASK_AGAIN_S:
-                self._request(flight)
+        late = [
+            flight
+            for flight in self._flights.values()
+            if flight.execution_id is None and flight.asked_at and time.monotonic() > flight.asked_at + ASK_AGAIN_S
+        ]
+        if late and not any(flight.refused for flight in late):
+            self.kill_client()  # It waits for a cluster that is gone. The next one is told of them all.
+        for flight in late:
+            self._request(flight)
 
     def _request(self, flight: Flight) -> None:
         client = self._client
         if client is None or client.stdin is None or not self._is_ready:
             return
-        flight.asked_at = time.monotonic()
+        flight.refused, flight.asked_at = False, time.monotonic()
         prompt: Any = {"topic": "x", "log": []} if flight.kind in ("graph", "asker") else f"turn {flight.turn}"
         request = {"key": flight.key, "agent": flight.kind, "prompt": prompt, "session": flight.session}
         client.stdin.write(json.dumps({**request, "placement": flight.placement}).encode() + b"\n")
@@ -203,7 +211,7 @@ class Soak:
             if flight is None:
                 continue
             if "error" in said:
-                flight.asked_at = time.monotonic() - ASK_AGAIN_S + 2.0
+                flight.refused, flight.asked_at = True, time.monotonic() - ASK_AGAIN_S + 2.0
             elif flight.execution_id not in (None, said["execution_id"]):
                 self.judge.blame(
                     "lost", f"{flight.key} was started twice: {flight.execution_id}, {said['execution_id']}"
