@@ -62,7 +62,7 @@ def tell(reports: list[Report], seed: int) -> int:
     """Print the table; the exit code."""
     rows: list[tuple[str, list[int]]] = [
         ("executions", [report.judge.ended for report in reports]),
-        ("steps on record", [report.judge.steps for report in reports]),
+        ("steps on record (model answers, tool calls, nodes)", [report.judge.steps for report in reports]),
         ("recoveries", [report.judge.recoveries for report in reports]),
         ("model calls", [report.model_calls for report in reports]),
         ("late effects of processes that were stopped", [report.judge.late_effects for report in reports]),

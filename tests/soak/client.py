@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from typing import Any
 
+from agentspan.actors.lease import Lease
 from agentspan.agents import AgentRuntime
+from agentspan.config import Settings
 from agentspan.errors import AgentspanError
 from tests.soak.agents import agents
 from tests.support.ledger import Ledger
@@ -33,7 +36,13 @@ async def main(ledger: Ledger, url: str) -> None:
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    lease = Lease(Settings.from_env().home)
+    while lease.read() is None:  # Without a server the runtime would become one.
+        await asyncio.sleep(0.2)
     async with AgentRuntime() as runtime:
+        server = lease.read()
+        if server is not None and server.embedded:
+            os._exit(1)
         for agent in agents(ledger, url):
             await runtime.deploy_async(agent)
         say(ready=True)

@@ -82,7 +82,6 @@ class Judge:
         """Judge an execution that has ended, once."""
         execution_id = row.execution_id
         self.ended += 1
-        self.steps += len(journal)
         self.recoveries += row.recoveries
         who = f"{execution_id} ({flight.kind}, {flight.placement})"
         if row.status != "COMPLETED":
@@ -93,6 +92,7 @@ class Judge:
         if epochs != sorted(epochs):
             self.blame("two writers", f"{who}: epochs {epochs}")
         book = self._books[execution_id] = Book(self._recorded(who, flight, journal))
+        self.steps += sum(entry.kind == "model" for entry in journal) + len(book.recorded)
         self._judge_decisions(who, flight, journal)
         entries = self._entries.pop(execution_id, [])
         for entry in entries:

@@ -33,6 +33,7 @@ from tests.support.postgres import PostgresServer, postgres_server
 CLIENT = Path(__file__).with_name("client.py")
 LOOK_EVERY_S = 0.5
 ASK_AGAIN_S = 30.0
+CLIENT_WAIT_S = 60.0
 """A start without an answer is asked for again after this, under the same key."""
 PERSON_WAITS_S = 6.0
 TELL_EVERY_S = 30.0
@@ -86,6 +87,7 @@ class Soak:
         self._model = model
         self._client: asyncio.subprocess.Process | None = None
         self._is_ready = False
+        self._client_since = 0.0
         self._flights: dict[str, Flight] = {}
         self._by_id: dict[str, Flight] = {}
         self._next_turns: list[Flight] = []
@@ -183,7 +185,10 @@ class Soak:
 
     async def _see_client(self) -> None:
         if self._client is not None and self._client.returncode is None:
+            if not self._is_ready and time.monotonic() > self._client_since + CLIENT_WAIT_S:
+                self.kill_client()  # Its cluster went away while it was joining it.
             return
+        self._client_since = time.monotonic()
         self._is_ready = False
         self._client = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -303,7 +308,7 @@ class Soak:
             now = time.monotonic() - self._began
             self._sizes.append((now, size))
             print(
-                f"  {now:6.0f} s  {self.judge.ended} ended, {len(self._flights)} under way, {self.judge.steps} records, "
+                f"  {now:6.0f} s  {self.judge.ended} ended, {len(self._flights)} under way, {self.judge.steps} steps, "
                 f"{self.judge.recoveries} recoveries, {faults.count.total()} faults, store {size / 1e6:.1f} MB, "
                 f"{len(self.judge.problems)} problems",
                 flush=True,
