@@ -37,7 +37,7 @@ async def main(ledger: Ledger, url: str) -> None:
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     lease = Lease(Settings.from_env().home)
-    while lease.read() is None:  # Without a server the runtime would become one.
+    while lease.read() is None:  # noqa: ASYNC110 (without a server the runtime would become one)
         await asyncio.sleep(0.2)
     async with AgentRuntime() as runtime:
         server = lease.read()

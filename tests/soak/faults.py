@@ -35,9 +35,9 @@ WEIGHTS = {
     "stop host": 3.0,
     "stop supervisor": 1.0,
     "model trouble": 4.0,
-    "kill server": 0.7,
-    "kill raylet": 0.3,
-    "kill gcs": 0.3,
+    "kill server": 1.5,
+    "kill raylet": 0.7,
+    "kill gcs": 0.7,
     "kill client": 0.5,
     "disk full": 2.0,
     "postgres restart": 1.5,
@@ -46,6 +46,9 @@ WEIGHTS = {
 DISK_MB = 512
 FILL_BLOCK = 1 << 20
 KEEP_EVERY_S = 1.0
+WHOLE = ("kill server", "kill raylet", "kill gcs")
+WHOLE_EVERY_S = 60.0
+"""All of a server at most so often: it takes its time to start, and nothing else happens until it has."""
 
 
 class SmallDisk:
@@ -125,7 +128,7 @@ class Faults:
         self._database = asyncio.Lock()
         self.count: Counter[str] = Counter()
         self.log: list[str] = []
-        self._began = time.time()
+        self._began = self._whole_at = time.time()
 
     async def strike_until(self, end: float) -> None:
         """Strike until an instant of the monotonic clock, and make good what was broken."""
@@ -156,6 +159,10 @@ class Faults:
         self.log.append(f"{time.time() - self._began:7.1f} s  {name} {whom}")
 
     async def _strike(self, name: str, choice: float, length: float) -> None:
+        if name in WHOLE:
+            if time.time() < self._whole_at + WHOLE_EVERY_S:
+                return
+            self._whole_at = time.time()
         verb, _, what = name.partition(" ")
         if what in ("actor", "host", "supervisor", "actor and supervisor"):
             victims: list[Process] = []
