@@ -218,4 +218,6 @@ class SupervisorActor:
         return Desk(store, supervision, key=key, where=without_password(config.host.store_url))
 
     async def call(self, verb: str, args: dict[str, Any]) -> dict[str, Any]:
+        if verb == "alive":  # Also while it is still taking up its executions.
+            return {"value": True}
         return await (await asyncio.shield(self._desk)).call(verb, args)

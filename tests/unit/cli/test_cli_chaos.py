@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from agentspan.cli import chaos
+from agentspan.cli.chaos_screen import ChaosScreen
 from agentspan.cli.havoc import Havoc, Strike, Summary
+from agentspan.cli.output import Output
 from agentspan.config import Settings
 from agentspan.errors import UnknownExecutionError
 from tests.unit.cli.world import Command, PlayingConnection
@@ -79,7 +84,7 @@ class Server:
     def sleep(self, seconds: float) -> None:
         threading.Event().wait(0.00001)  # The supervisor is waited for in a thread.
         with self.lock:
-            self.now += seconds
+            self.now += max(seconds, 1e-6)  # Time goes on, whatever is rounded.
             for one in [one for one in self.due if one[0] <= self.now]:
                 self.due.remove(one)
                 one[1]()
@@ -235,3 +240,37 @@ def test_only_a_home_in_a_temporary_folder_can_be_thrown_away(tmp_path: Path) ->
 def test_without_a_server_there_is_nothing_to_kill(command: Command) -> None:
     answer = command("chaos", "--json")
     assert answer.code == 5
+
+
+def told(*, terminal: bool) -> str:
+    """What a run looks like, from its first line to its last."""
+    output, page = Output(), io.StringIO()
+    console = Console(file=page, force_terminal=terminal, width=110, color_system=None, highlight=False)
+    output.__dict__["console"] = console
+    screen = ChaosScreen(output)
+    server = full_house()
+    server.tell = screen.tell  # type: ignore[method-assign]
+    with screen.live():
+        summary = server.suffer(for_s=30.0)
+        server.back_s = 1e9
+        lost = server.suffer(for_s=10.0, seed=3, kinds=["host"])
+    screen.summary(summary)
+    screen.summary(lost)
+    return page.getvalue()
+
+
+def test_lines_say_what_was_killed_and_what_came_back() -> None:
+    lines = told(terminal=False).splitlines()
+    victim = r"(actor ex-\d \(a\)|supervisor|agentspan-host-1 with 2 executions), PID \d+"
+    assert re.fullmatch(rf" +\d+\.\d s  KILLED     {victim}", lines[0])
+    assert any(re.fullmatch(r" +\d+\.\d s  RECOVERED  .*after 0\.5\d s", line) for line in lines)
+    assert any("LOST       agentspan-host-1: 2 executions not back" in line for line in lines)
+    assert any(re.match(r"Seed +1 ", line) for line in lines)
+    assert any("LOST execution ex-3: it has not come back" in line for line in lines)
+
+
+def test_a_terminal_gets_a_table_that_lives() -> None:
+    page = told(terminal=True)
+    assert "back after" in page
+    assert "KILLED" not in page
+    assert "2 to come" in page or "lost" in page
