@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--store", choices=("both", "sqlite", "postgres"), default="both")
     parser.add_argument("--at-once", type=int, default=120, help="executions under way")
-    parser.add_argument("--every", type=float, default=3.0, help="seconds between two faults, on average")
+    parser.add_argument("--every", type=float, default=4.0, help="seconds between two faults, on average")
     parser.add_argument("--dedicated", type=float, default=0.05, help="share of executions with a process of their own")
     parser.add_argument(
         "--settle", type=float, default=180.0, help="seconds for the last ones, when the faults are over"
