@@ -63,6 +63,9 @@ class Surroundings:
 class Stay:
     """Sees one execution through. `go` once, then `leave`."""
 
+    over = OVER
+    """Outcomes that end it."""
+
     def __init__(
         self,
         execution_id: str,
@@ -97,7 +100,7 @@ class Stay:
         try:
             if attach:
                 outcome = await self._attach()
-            while outcome.get("ended") not in OVER:
+            while outcome.get("ended") not in self.over:
                 if outcome.get("ended") == "died":
                     standby = await self._rescuer()
                 elif outcome.get("ended") == "handed_over":
