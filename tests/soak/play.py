@@ -40,7 +40,7 @@ TELL_EVERY_S = 30.0
 JOURNAL_MAX = 100_000
 SETTINGS = {
     "AGENTSPAN_PING_TIMEOUT_S": "3",
-    "AGENTSPAN_RECOVERIES_MAX": "60",
+    "AGENTSPAN_RECOVERIES_MAX": "12",
     "AGENTSPAN_MODEL_RETRIES_MAX": "60",
     "AGENTSPAN_ACTORS_MAX": "6",
     "AGENTSPAN_STANDBY": "2",
@@ -234,12 +234,10 @@ class Soak:
         self.judge.hear(entries)
 
     async def _see_ends(self) -> None:
+        # In this order: what is accepted while the store answers is not among the unfinished, and has not ended.
+        accepted = [flight for flight in self._flights.values() if flight.execution_id is not None]
         unfinished = {row.execution_id for row in await self._store.unfinished()}
-        ended = [
-            flight
-            for flight in self._flights.values()
-            if flight.execution_id is not None and flight.execution_id not in unfinished
-        ]
+        ended = [flight for flight in accepted if flight.execution_id not in unfinished]
         for flight in ended:
             assert flight.execution_id is not None
             try:
