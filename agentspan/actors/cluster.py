@@ -312,6 +312,7 @@ def _supervision_settings(settings: Settings) -> SupervisionSettings:
         hosts_max=settings.hosts_max,
         host_capacity=settings.host_capacity,
         actors_max=settings.actors_max,
+        retention_s=settings.retention,
     )
 
 

@@ -27,6 +27,7 @@ from agentspan.persistence.reading import (
     read_status,
 )
 from agentspan.persistence.store import DeploymentRow, Store, runs_in_client
+from agentspan.processes import whoami
 
 log = logging.getLogger("agentspan.desk")
 
@@ -113,6 +114,8 @@ class Desk:
             "standby": supervision.shelf.count if supervision else 0,
             "hosts": supervision.hosts.describe() if supervision else [],
             "queued": supervision.queued if supervision else 0,
+            "process": whoami(),
+            "recoveries_max": supervision.recoveries_max if supervision else None,
         }
 
     async def on_ready(self) -> dict[str, Any]:
@@ -187,6 +190,9 @@ class Desk:
 
     async def on_rows(self, **query: Any) -> list[dict[str, Any]]:
         return [describe_row(row) for row in await self._store.rows(**query)]
+
+    async def on_row(self, execution_id: str) -> dict[str, Any]:
+        return describe_row(await self._store.row(execution_id))
 
     async def on_show(self, execution_id: str) -> dict[str, Any]:
         return await read_show(self._store, execution_id)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -25,6 +23,7 @@ from agentspan.errors import DeploymentError, StaleEpochError
 from agentspan.models.registry import ModelRegistry
 from agentspan.persistence.opening import open_store
 from agentspan.persistence.store import DeploymentRow, Store
+from agentspan.processes import whoami
 
 if TYPE_CHECKING:
     from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
@@ -76,7 +75,7 @@ class Residence:
         self._config = config
         self._unpack = unpack
         self._elsewhere = elsewhere
-        self._host = {"actor": actor_name, "pid": os.getpid(), "node": node, "hostname": socket.gethostname()}
+        self._host = {"actor": actor_name, "node": node, **whoami()}
         self._executor = ThreadPoolExecutor(config.parallel_tools_max, thread_name_prefix="tool")
         self._models = ModelRegistry(timeout_s=config.model_timeout_s)
         self._agents: dict[str, Any] = {}
@@ -92,7 +91,7 @@ class Residence:
 
     @property
     def host(self) -> dict[str, Any]:
-        """Actor name, pid, node and host name, for the execution's row."""
+        """Actor name, node, and the process (`processes.whoami`), for the execution's row."""
         return self._host
 
     async def warm(self, deployments: tuple[str, ...] = ()) -> dict[str, Any]:

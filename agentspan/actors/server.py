@@ -45,7 +45,9 @@ LOST_AFTER_S = 5.0
 RETRY_S = 1.0
 """Pause before the next try when the cluster or the store does not answer."""
 GATE_WAIT_S = 30.0
-"""How long Ray Client may take to open its port, and a supervisor to restart."""
+"""How long Ray Client may take to open its port."""
+RESTART_WAIT_S = 60.0
+"""How long a supervisor that was killed because it hung may take to start again."""
 
 
 def serve(settings: Settings, *, ray_client_port: int | None = None, num_cpus: int | None = None) -> int:
@@ -151,16 +153,18 @@ def _watch(connection: cluster.RayConnection, stop: threading.Event, ping_timeou
             continue
         seen_at = time.monotonic()
         try:
-            run_sync(connection.call("ping", {}, ping_timeout_s))
+            run_sync(connection.call("alive", {}, ping_timeout_s))
             silent_since = None
         except ServerError as problem:
             now = time.monotonic()
-            silent_since = silent_since or now
             log.error("server.supervisor_silent: %s", problem)
-            if now - silent_since > GATE_WAIT_S + ping_timeout_s:
+            if silent_since is None:
+                # Once: one that is just starting is silent, too, and would never get to its end.
+                silent_since = now
+                cluster.restart_supervisor()
+            elif now - silent_since > RESTART_WAIT_S + ping_timeout_s:
                 log.error("server.cluster_lost: the supervisor does not come back. Starting another cluster.")
                 return
-            cluster.restart_supervisor()
 
 
 def _ray_client_server(address: str, port: int) -> subprocess.Popen[bytes]:

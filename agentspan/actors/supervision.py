@@ -60,6 +60,7 @@ class Supervision:
         self._store = store
         self._fleet = fleet
         self._settings = settings
+        self.recoveries_max = settings.recoveries_max
         self._clock = clock
         self._mint = mint
         self._starts = settings.starts_at_once or 1

@@ -36,6 +36,7 @@ from agentspan.actors.heap import lasting
 from agentspan.actors.hosts import HOST_PREFIX, is_host
 from agentspan.actors.nodes import Node, Nodes, choose, cores
 from agentspan.actors.residence import HostConfig
+from agentspan.actors.retention import Retention
 from agentspan.actors.stay import SupervisionSettings
 from agentspan.actors.supervision import Supervision
 from agentspan.config import NAMESPACE
@@ -253,6 +254,7 @@ class SupervisorActor:
         share_fate_with_raylet()
         self._config = config
         self._bell: asyncio.BaseTransport | None = None
+        self._retention: Retention | None = None
         self._desk: asyncio.Task[Desk] = asyncio.get_event_loop().create_task(self._open())
 
     async def _open(self) -> Desk:
@@ -271,8 +273,13 @@ class SupervisorActor:
         fleet = RayFleet(config.host, bound_to=ray.get_runtime_context().get_node_id() if config.is_bound else None)
         supervision = Supervision(store, fleet, settings=config.settings, mint=mint_execution_id)
         await supervision.start()
+        if config.settings.retention_s is not None:
+            self._retention = Retention(store, keep_s=config.settings.retention_s)
+            self._retention.start()
         self._bell = await listen(Path(config.home), supervision.ring)
         return Desk(store, supervision, key=config.host.key, where=without_password(config.host.store_url))
 
     async def call(self, verb: str, args: dict[str, Any]) -> dict[str, Any]:
+        if verb == "alive":  # Also while it is still taking up its executions.
+            return {"value": True}
         return await (await asyncio.shield(self._desk)).call(verb, args)

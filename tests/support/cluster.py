@@ -87,6 +87,11 @@ class Server:
 
     def start(self, *options: str) -> Descriptor:
         """Bring it up and return once it answers."""
+        self.launch(*options)
+        return until("server", self._up)
+
+    def launch(self, *options: str) -> None:
+        """Start its process."""
         log = (self.home / "server.log").open("ab")
         starts_cluster = "AGENTSPAN_ADDRESS" not in self.settings
         with log:
@@ -102,7 +107,11 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
-        return until("server", self._up)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there; it may not answer yet."""
+        return self._process is not None and self._process.poll() is None
 
     def _up(self) -> Descriptor | None:
         assert self._process is not None
