@@ -202,6 +202,7 @@ NAMES = [
     "embeddings",
     "tool_node",
     "bound",
+    "in_function",
 ]
 
 
