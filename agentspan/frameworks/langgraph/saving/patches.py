@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -31,6 +33,9 @@ def apply() -> None:
     A `@task` begins before what the last one returned is stored, which a crash then loses with all that was built on it.
     With a saver of ours it waits for that.
 
+    An agent's middleware may only have the sync `wrap_model_call` or `wrap_tool_call`, which `invoke` takes and `ainvoke`,
+    as which every graph is run here, refuses. It is called in a thread then.
+
     Before 1.2.20 all questions of one run of a node have the same ID: after a crash the answer to the first would be taken
     for one to the second, which nobody has seen yet. The later ones get a number behind it (`resume_key` is without).
     """
@@ -49,6 +54,44 @@ def apply() -> None:
     from_ns = types.Interrupt.from_ns
     if not hasattr(types, "_interrupt_id") and not hasattr(from_ns, "__wrapped__"):
         setattr(types.Interrupt, "from_ns", staticmethod(_numbered(from_ns)))  # noqa: B010
+    middleware = sys.modules.get("langchain.agents.middleware.types")
+    if middleware is not None:  # Else no graph of this process was made with any.
+        _bridge(middleware.AgentMiddleware)
+
+
+def _bridge(middleware: Any) -> None:
+    """Have the methods that only say that there is no async form call the sync one."""
+    for name, bridge in (("awrap_model_call", _awrap_model_call), ("awrap_tool_call", _awrap_tool_call)):
+        missing = getattr(middleware, name, None)
+        code = getattr(missing, "__code__", None)
+        if code is not None and any("Asynchronous implementation of" in str(text) for text in code.co_consts):
+            # In place: agents hold their middleware's methods from when they were made.
+            missing.__code__ = bridge.__code__
+
+
+# They run among LangChain's globals, so each finds for itself what it needs.
+
+
+async def _awrap_model_call(self: Any, request: Any, handler: Any) -> Any:
+    from agentspan.frameworks.langgraph.saving.patches import in_thread
+
+    return await in_thread(self.wrap_model_call, request, handler)
+
+
+async def _awrap_tool_call(self: Any, request: Any, handler: Any) -> Any:
+    from agentspan.frameworks.langgraph.saving.patches import in_thread
+
+    return await in_thread(self.wrap_tool_call, request, handler)
+
+
+async def in_thread(wrap: Callable[..., Any], request: Any, handler: Callable[..., Any]) -> Any:
+    """Call a sync wrapper in a thread; what it wraps stays on the running loop."""
+    loop = asyncio.get_running_loop()
+
+    def call(request: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(handler(request), loop).result()
+
+    return await asyncio.to_thread(wrap, request, call)
 
 
 def resume_key(interrupt_id: str) -> str:
