@@ -97,7 +97,7 @@ class AgentHandle:
         return await self.runtime.history_async(self.execution_id, limit=limit)
 
     async def fork_async(
-        self, *, step: int | None = None, state: Any = None, as_node: str | None = None
+        self, *, step: int | None = None, state: Any = None, as_node: str | None = None, agent: Any = None
     ) -> AgentHandle:
         """Start a new execution from one of its states; this one is not touched.
 
@@ -106,11 +106,16 @@ class AgentHandle:
             state: What to change in it first. For a graph an update as a node would return it (reducers apply); for an
                 agent `{"messages": [...]}` replaces the conversation, `{"state": {...}}` updates what tools share.
             as_node: Graphs: the node the update counts as coming from.
+            agent: The `Agent` or graph that goes on, or its name as it is deployed now: one in which a mistake was put
+                right, say. By default the version that this execution runs. What it would lose of the state (a node that
+                comes next, a field, a class, a tool that was called) is refused.
 
         Raises:
-            UnknownExecutionError, ConfigurationError: No such execution or step. Nothing was started.
+            UnknownExecutionError, AgentNotFoundError: There is no such execution, or no agent of that name.
+            ConfigurationError, UnknownStateTypeError: There is no such step, or the state does not fit. In all cases
+                nothing was started.
         """
-        return await self.runtime.fork_async(self.execution_id, step=step, state=state, as_node=as_node)
+        return await self.runtime.fork_async(self.execution_id, step=step, state=state, as_node=as_node, agent=agent)
 
     # --- decisions
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from agentspan import travel
 from agentspan.agents.agent import Agent
 from agentspan.agents.events import AgentEvent
 from agentspan.agents.results import AgentResult, DeploymentInfo, HistoryState
@@ -16,12 +17,11 @@ from agentspan.bridge import run_sync, twin
 from agentspan.client import Client
 from agentspan.config import check_placement
 from agentspan.errors import AgentspanError, ConfigurationError, ServerTimeoutError
-from agentspan.handle import FOREVER_S, LONG_POLL_S, AgentHandle, AgentStream, AsyncAgentStream, new_id, read_back
+from agentspan.handle import FOREVER_S, LONG_POLL_S, AgentHandle, AgentStream, AsyncAgentStream, read_back
 from agentspan.submission import (
     GRAPH,
     StartCall,
     agent_request,
-    check_change,
     check_seconds,
     deployable,
     graph_request,
@@ -31,6 +31,7 @@ from agentspan.submission import (
 
 if TYPE_CHECKING:
     from agentspan.actors.clienthost import ClientHost
+    from agentspan.persistence.store import DeploymentRow
 
 GRACE_S = 5.0
 """How much longer than it was told to a wait may take, when the server is slow or is being started again."""
@@ -193,13 +194,7 @@ class AgentRuntime(Client):
         _check_host(host, [known])
         if known is not None:
             request = self._request_for(known, call)
-            await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
-            row = self._placed(_packed(known, host), None)
-            if row.deployment_id not in self._deployed:
-                warn_of_losses(known)
-                await self._deploy_row(row, known)
-            if host is not None:
-                await self._client_host().look_after(row.deployment_id, known)
+            row = await self._deployed_row(known, host)
             request["deployment_id"] = row.deployment_id
             spec = row.spec
         else:
@@ -214,6 +209,17 @@ class AgentRuntime(Client):
         if host is not None and known is not None:
             await self._client_host().run(created["execution_id"], known)
         return AgentHandle(created["execution_id"], self, agent=known)
+
+    async def _deployed_row(self, known: Any, host: str | None) -> DeploymentRow:
+        """The deployment of an agent or graph, made if need be."""
+        await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
+        row: DeploymentRow = self._placed(_packed(known, host), None)
+        if row.deployment_id not in self._deployed:
+            warn_of_losses(known)
+            await self._deploy_row(row, known)
+        if host is not None:
+            await self._client_host().look_after(row.deployment_id, known)
+        return row
 
     def _request_for(self, known: Any, call: StartCall) -> dict[str, Any]:
         if isinstance(known, Agent):
@@ -356,54 +362,19 @@ class AgentRuntime(Client):
 
     async def history_async(self, execution_id: str, *, limit: int | None = 100) -> list[HistoryState]:
         """As `AgentHandle.history`."""
-        deployment = (await self._call("show", execution_id=execution_id))["deployment"] or {}
-        if deployment.get("kind") != GRAPH:
-            told = await self._call("history", execution_id=execution_id, limit=limit)
-            return [read_back(HistoryState, plain) for plain in told]
-        from agentspan.actors.shipping import load
-        from agentspan.frameworks.langgraph.running.remote import history
-        from agentspan.persistence.store import DeploymentRow
-
-        graph = self._here(deployment)
-        if graph is None:
-            graph = load(DeploymentRow(**await self._call("code", execution_id=execution_id)))
-
-        async def ask(method: str, args: dict[str, Any]) -> Any:
-            return await self._call("thread", method=method, args=args)
-
-        return [state async for state in history(graph, execution_id, ask, limit=limit)]
+        return await travel.history(self, execution_id, limit)
 
     async def fork_async(
-        self, execution_id: str, *, step: int | None = None, state: Any = None, as_node: str | None = None
+        self,
+        execution_id: str,
+        *,
+        step: int | None = None,
+        state: Any = None,
+        as_node: str | None = None,
+        agent: Any = None,
     ) -> AgentHandle:
         """As `AgentHandle.fork`."""
-        deployment = (await self._call("show", execution_id=execution_id))["deployment"] or {}
-        forked_state = state
-        if deployment.get("kind") == GRAPH:
-            if step is not None and all(
-                found.step != step for found in await self.history_async(execution_id, limit=None)
-            ):
-                raise ConfigurationError(
-                    problem=f"Execution {execution_id!r} has no step {step}; see handle.history()."
-                )
-            check_change(execution_id, deployment["spec"], state, as_node)
-            if state is not None or as_node is not None:
-                from agentspan.frameworks.langgraph.app.graphtypes import serde_of
-                from agentspan.frameworks.langgraph.state.serde import StateSerde
-
-                known = await self._agent_of(execution_id)
-                serde = StateSerde() if known is None else serde_of(known)
-                forked_state = serde.dumps({"values": state, "as_node": as_node}, path="$state")
-        elif as_node is not None:
-            raise ConfigurationError(problem=f"as_node is for graphs; execution {execution_id!r} is of an Agent.")
-        request = {
-            "request_id": new_id(),
-            "forked_from": execution_id,
-            "forked_step": step,
-            "forked_state": forked_state,
-        }
-        created = await self._call("submit", new=request)
-        return AgentHandle(created["execution_id"], self)
+        return await travel.fork(self, execution_id, step=step, state=state, as_node=as_node, agent=agent)
 
     # --- steering
 

@@ -35,6 +35,8 @@ async def forked(store: Store, new: dict[str, Any]) -> dict[str, Any]:
     row = await store.row(source)
     first = (await store.journal(source, limit=1))[0].body
     step, changes = new.get("forked_step"), new.get("forked_state")
+    if new.get("deployment_id") not in (None, row.deployment_id):
+        await _check_version(store, source, new, first)
     if first.get("graph") is None:
         if step is not None and not 0 <= step <= row.seq:
             problem = f"Execution {source!r} has no step {step}; its steps are 0 to {row.seq}."
@@ -51,6 +53,31 @@ async def forked(store: Store, new: dict[str, Any]) -> dict[str, Any]:
         "placement": row.metadata.get(PLACEMENT),
         **new,
     }
+
+
+async def _check_version(store: Store, source: str, new: dict[str, Any], first: dict[str, Any]) -> None:
+    """Refuse another version that cannot go on where an execution was. A graph's state is looked at by whoever has it."""
+    deployment = await store.deployment(new["deployment_id"])
+    if deployment is None:
+        raise ConfigurationError(problem=f"There is no deployment {new['deployment_id']!r} to fork {source!r} with.")
+    graph = first.get("graph")
+    if (deployment.kind == "agent") != (graph is None):
+        kinds = ("an Agent", "a graph") if graph is None else ("a graph", "an Agent")
+        raise ConfigurationError(
+            problem=f"Execution {source!r} is one of {kinds[0]}, and {deployment.agent!r} is {kinds[1]}."
+        )
+    if graph is None:
+        if "messages" not in (new.get("forked_state") or {}):
+            await forking.check_agent(store, source, new.get("forked_step"), deployment.spec)
+        return
+    for argument in ("interrupt_before", "interrupt_after"):
+        names = graph.get(argument)
+        gone = [name for name in names or () if name not in deployment.spec["nodes"]] if isinstance(names, list) else []
+        if gone:
+            raise ConfigurationError(
+                problem=f"Execution {source!r} was started with {argument}={gone!r}, and {deployment.agent!r} has no such "
+                "node: it would not stop there. Start a new one."
+            )
 
 
 def accepted(new: dict[str, Any], *, execution_id: str, deployment_id: str, now: float) -> NewExecution:

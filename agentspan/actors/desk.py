@@ -30,7 +30,7 @@ from agentspan.persistence.store import DeploymentRow, Store, runs_in_client
 
 log = logging.getLogger("agentspan.desk")
 
-THREAD_READS = frozenset({"checkpoint", "checkpoints", "list_checkpoints", "checkpoint_writes"})
+THREAD_READS = frozenset({"checkpoint", "checkpoints", "list_checkpoints", "checkpoint_writes", "places"})
 POLL_MAX_S = 30.0
 """A long poll answers at the latest after this, so that a lost client is not waited for."""
 
@@ -214,13 +214,16 @@ class Desk:
             row = await self._store.current_deployment(str(agent))
         return None if row is None else {**asdict(row), "code": None}
 
-    async def on_code(self, execution_id: str) -> dict[str, Any]:
-        """The deployment an execution is pinned to, code included, after its signature was checked."""
+    async def on_code(self, execution_id: str = "", deployment_id: str | None = None) -> dict[str, Any]:
+        """A deployment, or the one an execution is pinned to, code included, after its signature was checked."""
         from agentspan.actors.shipping import verify
 
-        row = await self._store.deployment((await self._store.row(execution_id)).deployment_id)
+        if deployment_id is None:
+            deployment_id = (await self._store.row(execution_id)).deployment_id
+        row = await self._store.deployment(deployment_id)
         if row is None:
-            raise errors.DeploymentError(message=f"The deployment of execution {execution_id!r} is not in the store.")
+            whose = f"The deployment of execution {execution_id!r}" if execution_id else f"Deployment {deployment_id!r}"
+            raise errors.DeploymentError(message=f"{whose} is not in the store.")
         verify(row, self._key)
         return asdict(row)
 

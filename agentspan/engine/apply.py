@@ -107,6 +107,9 @@ def _started(state: ExecutionState, record: r.Started) -> None:
 def _forked(state: ExecutionState, record: r.Forked) -> None:
     if state.session_loaded or state.forked_from is None:
         _misfit(state, record, "it is not a fork, or has its state already")
+    if record.error is not None:
+        state.session_loaded, state.root.model_error = True, record.error
+        return
     if (record.snapshot is None) != (state.start is not None):
         _misfit(state, record, "an agent goes on from a snapshot, a graph from its thread")
     if record.snapshot is None:
@@ -130,7 +133,7 @@ def _session_loaded(state: ExecutionState, record: r.SessionLoaded) -> None:
     if state.session_loaded or state.forked_from is not None:
         _misfit(state, record, "it continues no session, or has its conversation already")
     state.root.messages[:0] = record.messages
-    state.session_loaded = True
+    state.session_loaded, state.root.model_error = True, record.error
 
 
 def _recovered(state: ExecutionState, record: r.Recovered) -> None:

@@ -119,7 +119,13 @@ class ThreadStore(Protocol):
         ...
 
     async def list_checkpoints(
-        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+        self,
+        thread_id: str | None = None,
+        *,
+        ns: str | None = None,
+        before: str | None = None,
+        skip: int = 0,
+        limit: int = 100,
     ) -> list[ThreadCheckpoint]:
         """Checkpoints, the last stored first (without their writes).
 
@@ -128,10 +134,19 @@ class ThreadStore(Protocol):
             ns: None lists every namespace.
             before: Only those stored before this checkpoint (of the same thread and namespace; where that is not
                 stored, those with a smaller ID).
+            skip: Leave out so many of the first; they are not read.
             limit: The most to return.
 
         Raises:
             CorruptRecordError: A checkpoint of the thread fails its check.
+        """
+        ...
+
+    async def places(self, thread_id: str, checkpoint_id: str) -> list[tuple[str, str]]:
+        """Where the other namespaces of a thread stood when a checkpoint of its root ("") was stored.
+
+        Returns (ns, ID of the checkpoint stored last before it) for each that had one, by name; nothing if the thread has
+        no such checkpoint. No body is read.
         """
         ...
 

@@ -24,12 +24,13 @@ from agentspan.agents.spec import AgentSpec
 from agentspan.engine import records as r
 from agentspan.engine.decide import Effect, LoadFork, LoadSession, RunGraph
 from agentspan.engine.state import ExecutionState
-from agentspan.errors import CorruptRecordError, UnstorableStateError
+from agentspan.errors import ConfigurationError, CorruptRecordError, UnknownStateTypeError, UnstorableStateError
 from agentspan.frameworks.langgraph.app.graph import Graph
 from agentspan.frameworks.langgraph.app.graphtypes import serde_of
 from agentspan.frameworks.langgraph.app.outputs import natural_output
 from agentspan.frameworks.langgraph.running.breakpoints import breakpoint_at
 from agentspan.frameworks.langgraph.running.execution import ExecutionPort, ExecutionSaver
+from agentspan.frameworks.langgraph.running.fitting import missing_nodes
 from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
 from agentspan.frameworks.langgraph.running.interrupts import planned_breakpoint, planned_interrupts, refused_again
 from agentspan.frameworks.langgraph.running.origins import copied_state
@@ -80,25 +81,31 @@ class GraphPerformer:
                 finally:
                     self._held = False  # It was for this run; the next one is not begun while it is to hold.
             case LoadSession():
-                await self._copy(state, effect.execution_id, report)
-                return r.SessionLoaded(at=self._clock(), messages=[])
+                error = await self._copy(state, effect.execution_id, report)
+                return r.SessionLoaded(at=self._clock(), messages=[], error=error)
             case LoadFork():
-                await self._copy(state, effect.execution_id, report)
-                return r.Forked(at=self._clock())
+                error = await self._copy(state, effect.execution_id, report)
+                return r.Forked(at=self._clock(), error=error)
             case _:
                 raise AssertionError(f"a graph has no {effect}")
 
-    async def _copy(self, state: ExecutionState, source: str, report: Report) -> None:
-        write = await copied_state(
-            self._store,
-            source,
-            state.execution_id,
-            serde=serde_of(self.graph),
-            step=state.forked_step,
-            as_fork=state.forked_from is not None,
-        )
+    async def _copy(self, state: ExecutionState, source: str, report: Report) -> str | None:
+        """Have the state to go on from in this execution's thread; why it cannot be gone on from, if it cannot."""
+        try:
+            write = await copied_state(
+                self._store,
+                source,
+                state.execution_id,
+                app=self.graph.app,
+                serde=serde_of(self.graph),
+                step=state.forked_step,
+                is_fork=state.forked_from is not None,
+            )
+        except (ConfigurationError, UnknownStateTypeError) as problem:
+            return f"{type(problem).__name__}: {problem}"
         if write is not None:
             await asyncio.wrap_future(report((), write))
+        return None
 
     def hold(self) -> None:
         """Ask a run that is on to stop at the next step border."""
@@ -351,10 +358,7 @@ class _Run:
 
     def _check_nodes(self, head: Any) -> None:
         """A node that waits and is no longer part of the graph looks finished to LangGraph; the branch would be lost."""
-        values = head.checkpoint["channel_values"] if head is not None else {}
-        waiting = [name.removeprefix("branch:to:") for name in values if name.startswith("branch:to:")]
-        waiting += [send.node for send in values.get("__pregel_tasks", ()) if hasattr(send, "node")]
-        missing = sorted({name for name in waiting if name not in self._app.nodes and not name.startswith("__")})
+        missing = missing_nodes(self._app, head.checkpoint["channel_values"]) if head is not None else []
         if missing:
             raise RuntimeError(
                 f"the state waits for {', '.join(missing)}, which this version of the graph does not have; "

@@ -62,7 +62,7 @@ def apply() -> None:
 def _bridge(middleware: Any) -> None:
     """Have the methods that only say that there is no async form call the sync one."""
     for name, bridge in (("awrap_model_call", _awrap_model_call), ("awrap_tool_call", _awrap_tool_call)):
-        missing = getattr(middleware, name, None)
+        missing: Any = getattr(middleware, name, None)
         code = getattr(missing, "__code__", None)
         if code is not None and any("Asynchronous implementation of" in str(text) for text in code.co_consts):
             # In place: agents hold their middleware's methods from when they were made.
