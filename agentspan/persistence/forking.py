@@ -11,6 +11,7 @@ from agentspan.engine.state import ROOT, ExecutionState, Frame, to_snapshot
 from agentspan.errors import ConfigurationError
 from agentspan.persistence.loading import load_state
 from agentspan.persistence.store import Store
+from agentspan.wording import a
 
 CHANGES = frozenset({"messages", "state"})
 """What a fork may change: the conversation, and what tools share in `ToolContext.state`."""
@@ -32,7 +33,7 @@ def check_changes(execution_id: str, changes: Any) -> None:
 
 def _problem(changes: Any) -> str:
     if not isinstance(changes, Mapping):
-        return f"cannot be changed by a {type(changes).__name__}"
+        return f"cannot be changed by {a(type(changes).__name__)}"
     unknown = sorted(str(name) for name in set(changes) - CHANGES)
     if unknown:
         return f"cannot change {', '.join(unknown)}"
@@ -44,7 +45,7 @@ def _problem(changes: Any) -> str:
     ):
         return "cannot go on with these messages"
     if not isinstance(changes.get("state", {}), dict):
-        return f"cannot have a {type(changes['state']).__name__} as its state"
+        return f"cannot have {a(type(changes['state']).__name__)} as its state"
     return ""
 
 

@@ -376,6 +376,15 @@ def test_fork_goes_on_from_a_step_with_a_change(command: Command, server: Playin
     assert command("fork", first, "--json").json == {"execution_id": "ex-00000000000000000003", "forked_from": first}
 
 
+def test_fork_goes_on_with_another_version(command: Command, server: PlayingConnection, file: str, tmp_path: Path):
+    command("run", file, "rivers")
+    (tmp_path / "later.py").write_text(Path(file).read_text().replace("draft of", "better draft of"))
+    answer = command("fork", "ex-0", "--step", "0", "--agent", str(tmp_path / "later.py"))
+    assert answer.code == 0, answer.err
+    assert "better draft of rivers, 1 pages" in command("result", answer.out.strip()).out
+    assert command("fork", "ex-00000000000000000001", "--agent", "nobody").code == 3
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

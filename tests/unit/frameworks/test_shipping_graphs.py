@@ -536,7 +536,7 @@ def test_a_later_version_with_more_nodes_is_taken(installed: Any) -> None:
             .replace("\nflow.name = 1", "")
             .replace("bound = flow", "bound = builder.compile()")
             .replace("flow = builder.compile\n", "flow = 7\n"),
-            "is a int",
+            "is an int",
         ),
         (INSTALLED.replace("flow", "gone"), "shopkit:flow"),
     ],
