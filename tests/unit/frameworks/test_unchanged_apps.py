@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import operator
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import wrap_model_call, wrap_tool_call
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
+from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
 from agentspan.persistence.memory import MemoryStore
-from tests.support.graph_lives import graph_loop, started
+from tests.support.graph_lives import GraphLife, graph_loop, started
 from tests.support.graphs_agents import ScriptedChat, call, calls, says
 
 
@@ -55,3 +60,106 @@ async def test_middleware_with_only_a_sync_form_works_as_under_invoke(loop):
     told = [message.content for message in (await life.result())["messages"]]
     assert told == ["go", "", "failed: 3 is odd", "a person said yes", "done"]
     assert sorted(heard) == ["model after 1", "model after 4", "tool 3", "tool 4", "tool 4"]
+
+
+class Log(TypedDict, total=False):
+    log: Annotated[list, operator.add]
+
+
+async def until(met: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while not await met():  # noqa: ASYNC110 - the store has nothing to wait on
+            await asyncio.sleep(0)
+
+
+class Held:
+    """Nodes that ask and a node that is at work when the process dies."""
+
+    def __init__(self) -> None:
+        self.runs: Counter[str] = Counter()
+        self.released = False
+
+    def ask(self, name: str, times: int = 1) -> Any:
+        def asking(state: Log) -> Log:
+            self.runs[name] += 1
+            return {"log": [f"{name} {[interrupt(f'{name} {number}?') for number in range(times)]}"]}
+
+        return asking
+
+    async def slow(self, state: Log) -> Log:
+        self.runs["slow"] += 1
+        if not self.released:
+            await asyncio.Event().wait()
+        return {"log": ["slow"]}
+
+    def graph(self, *, nested: bool) -> Any:
+        builder = StateGraph(Log).add_node("ask", self.ask("ask")).add_node("slow", self.slow)
+        app = builder.add_edge(START, "ask").add_edge(START, "slow").compile()
+        if not nested:
+            return app
+        outer = StateGraph(Log).add_node("inner", app).add_node("quick", lambda state: {"log": ["quick"]})
+        return outer.add_edge(START, "inner").add_edge(START, "quick").compile()
+
+
+async def interrupt_rows(life: GraphLife) -> int:
+    rows = []
+    for one in await life.store.list_checkpoints(life.execution_id):
+        rows += await life.store.checkpoint_writes(life.execution_id, one.row.ns, one.row.checkpoint_id)
+    return sum(row.channel == "__interrupt__" for row in rows)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_after_a_crash_the_siblings_of_a_question_go_on_without_its_answer(loop, nested):
+    held = Held()
+    life = await started(held.graph(nested=nested), {"log": []}, MemoryStore(), loop)
+    life.begin()
+
+    async def is_asked() -> bool:
+        return await interrupt_rows(life) == 1 and held.runs["slow"] == 1
+
+    await until(is_asked)
+    await life.die()
+    held.released = True
+    assert (await life.live()).status == "WAITING"
+    assert held.runs == {"ask": 1, "slow": 2}, "what asks has not run again"
+    assert [waits.question for waits in await life.pending()] == ["ask 0?"]
+    told = [(str(event.type), event.data.get("node")) for event in await life.events()]
+    assert told.count(("node_start", "ask")) == 1
+    assert told.count(("node_end", "slow")) == 1
+    await life.answer("respond", value="yes")
+    assert held.runs == {"ask": 2, "slow": 2}
+    assert sorted((await life.result())["log"]) == [*["ask ['yes']"], *(["quick"] if nested else []), "slow"]
+
+
+async def test_who_was_answered_is_not_asked_again_when_another_asks_once_more(loop):
+    held = Held()
+    builder = StateGraph(Log).add_node("twice", held.ask("twice", times=2))
+
+    async def answered(state: Log) -> Log:
+        held.runs["answered"] += 1
+        said = interrupt("answered?")
+        if not held.released:
+            await asyncio.Event().wait()
+        return {"log": [f"answered {said}"]}
+
+    builder.add_node("answered", answered).add_edge(START, "twice").add_edge(START, "answered")
+    life = await started(builder.compile(), {"log": []}, MemoryStore(), loop)
+    assert (await life.live()).status == "WAITING"
+    first, second = sorted(await life.pending(), key=lambda waits: waits.question)
+    assert (first.question, second.question) == ("answered?", "twice 0?")
+    await life.send("respond", call_id=first.call_id, value="A")
+    await life.send("respond", call_id=second.call_id, value="B")
+    life.begin()
+
+    async def asks_again() -> bool:
+        found = await life.store.checkpoint(life.execution_id)
+        assert found is not None
+        return held.runs["answered"] == 2 and any(row.channel == "__resume__" for row in found.writes)
+
+    await until(asks_again)
+    await life.die()
+    held.released = True
+    assert (await life.live()).status == "WAITING"
+    assert [waits.question for waits in await life.pending()] == ["twice 1?"]
+    await life.answer("respond", value="C")
+    assert sorted((await life.result())["log"]) == ["answered A", "twice ['B', 'C']"]

@@ -214,6 +214,10 @@ class ExecutionSaver(AgentSpanSaver):
         """Return once all that was stored is committed; see `patches`."""
         await self._port.durable()  # type: ignore[attr-defined]
 
+    def still_waits(self, task_id: str, name: str) -> None:
+        """A task will not run, but ask what it has asked in an earlier life; see `patches`."""
+        self._told.waits(task_id, name)
+
     def _push_checkpoint(
         self, thread_id: str, ns: str, checkpoint: Any, metadata: Mapping[str, Any], row: CheckpointRow
     ) -> Future[None]:

@@ -6,7 +6,8 @@ commits that also carry the events. What a new incarnation does follows from the
 
     no checkpoint of this execution      → run the input
     nothing left to do                   → ended
-    interrupts, all answered on record   → go on with the answers (LangGraph itself does not store them)
+    interrupts, some answered on record  → go on with the answers (LangGraph itself does not store them)
+    interrupts, and unfinished siblings  → go on: those that ask do not run, they ask what they have asked (`patches`)
     interrupts, not answered             → ask (again); never run: it would repeat the nodes' code before the question
     a breakpoint nobody let it pass      → ask
     otherwise                            → go on
@@ -212,12 +213,19 @@ class _Run:
             await self._app.aupdate_state(config, **self._serde.loads(self._changes))
             head = await self._saver.aget_tuple(config)
         snapshot = await self._app.aget_state(config)
-        asked = snapshot.interrupts
-        if asked and all(found.id in self._answers for found in asked):
-            from langgraph.types import Command
+        return await self._go_on(snapshot, head, config)
 
-            return Command(resume={patches.resume_key(found.id): self._answers[found.id] for found in asked})
-        return await self._waits(snapshot, head, config)
+    async def _go_on(self, snapshot: Any, head: Any, config: Any) -> Any:
+        """What to invoke a graph with that has run before; or what it waits for."""
+        asked = snapshot.interrupts
+        answers = {patches.resume_key(one.id): self._answers[one.id] for one in asked if one.id in self._answers}
+        if not answers and not (asked and _has_unfinished(snapshot, head)):
+            return await self._waits(snapshot, head, config)
+        if not answers:
+            return None
+        from langgraph.types import Command
+
+        return Command(resume=answers)
 
     async def _waits(self, snapshot: Any, head: Any, config: Any) -> r.GraphWaits | None:
         """What it waits for, if it does."""
@@ -370,11 +378,18 @@ class _Run:
 
 
 _HELD: Any = object()
+_UNSETTLED = frozenset({"__error__", "__resume__", "__scheduled__"})
 
 
 def _first(*values: Any) -> Any:
     """The breakpoints that count. As in LangGraph, a run adds its own or has the graph's; an empty list takes none away."""
     return next((value for value in values if value), None)
+
+
+def _has_unfinished(snapshot: Any, head: Any) -> bool:
+    """Whether a task of the step that asks something was still at work, or had failed, when the process died."""
+    settled = {task_id for task_id, channel, _ in head.pending_writes or () if channel not in _UNSETTLED}
+    return any(task.id not in settled or task.error for task in snapshot.tasks)
 
 
 def _messages(value: Any) -> Iterable[Any]:

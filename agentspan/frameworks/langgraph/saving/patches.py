@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
-_RESUMING, _PARENTS = "__pregel_resuming", "checkpoint_map"
+_RESUMING, _PARENTS, _ANSWERS = "__pregel_resuming", "checkpoint_map", "__pregel_resume_map"
+_INTERRUPT = "__interrupt__"
 
 
 class _Done:
@@ -33,6 +35,9 @@ def apply() -> None:
     A `@task` begins before what the last one returned is stored, which a crash then loses with all that was built on it.
     With a saver of ours it waits for that.
 
+    A task that waits for an answer is not run again, with all its node does before it asks, only because a sibling has yet
+    to finish: with a saver of ours it asks what it has asked before.
+
     An agent's middleware may only have the sync `wrap_model_call` or `wrap_tool_call`, which `invoke` takes and `ainvoke`,
     as which every graph is run here, refuses. It is called in a thread then.
 
@@ -51,6 +56,9 @@ def apply() -> None:
     accept = _loop.AsyncPregelLoop.aaccept_push
     if not hasattr(accept, "__wrapped__"):
         setattr(_loop.AsyncPregelLoop, "aaccept_push", _behind_what_is_stored(accept))  # noqa: B010
+    tick = _loop.PregelLoop.tick
+    if not hasattr(tick, "__wrapped__"):
+        setattr(_loop.PregelLoop, "tick", _asking_as_before(tick))  # noqa: B010
     from_ns = types.Interrupt.from_ns
     if not hasattr(types, "_interrupt_id") and not hasattr(from_ns, "__wrapped__"):
         setattr(types.Interrupt, "from_ns", staticmethod(_numbered(from_ns)))  # noqa: B010
@@ -112,6 +120,35 @@ def _numbered(from_ns: Callable[..., Any]) -> Callable[..., Any]:
         return type(found)(value=found.value, id=f"{found.id}-{answered}")
 
     return numbered
+
+
+def _asking_as_before(tick: Callable[..., bool]) -> Callable[..., bool]:
+    @wraps(tick)
+    def wrapped(self: Any) -> bool:
+        goes_on = tick(self)
+        if goes_on and self.checkpoint_pending_writes and hasattr(self.checkpointer, "durable"):
+            answers = self.config["configurable"].get(_ANSWERS) or {}
+            for task_id, channel, asked in self.checkpoint_pending_writes:
+                task = self.tasks.get(task_id) if channel == _INTERRUPT else None
+                if task is not None and not task.writes and not any(resume_key(one.id) in answers for one in asked):
+                    self.tasks[task_id] = replace(task, proc=_asks(asked))
+                    self.checkpointer.still_waits(task_id, task.name)
+        return goes_on
+
+    return wrapped
+
+
+def _asks(asked: Any) -> Any:
+    from langchain_core.runnables import RunnableLambda
+    from langgraph.errors import GraphInterrupt
+
+    def ask(given: Any) -> Any:
+        raise GraphInterrupt(tuple(asked))
+
+    async def aask(given: Any) -> Any:
+        raise GraphInterrupt(tuple(asked))
+
+    return RunnableLambda(ask, aask)
 
 
 def _behind_what_is_stored(accept: Callable[..., Any]) -> Callable[..., Any]:
