@@ -117,6 +117,16 @@ class ExecutionFinishedError(AgentspanError):
     template = "Execution {execution_id!r} ended as {status}; it cannot take {signal!r} any more. Start a new one."
 
 
+class UnheardSignalError(AgentspanError):
+    """What runs is a graph, which takes neither messages nor notes; nothing was stored."""
+
+    template = (
+        "Execution {execution_id!r} runs {agent!r}, a graph, and nothing in a graph would hear this {signal}, so it was not "
+        "accepted. Where a node is to hear from people, let it ask with `interrupt()`, and answer with `handle.respond()`; "
+        "to go on with a conversation, start the graph again with the same `session_id`."
+    )
+
+
 class DecisionError(AgentspanError):
     """A decision could not be accepted; nothing was changed."""
 

@@ -184,11 +184,19 @@ class AgentHandle:
     # --- signals
 
     async def send_async(self, message: Any, *, by: str | None = None) -> None:
-        """Put a message into the execution's queue, for its `wait_for_message_tool`."""
+        """Put a message into the execution's queue, for its `wait_for_message_tool`.
+
+        Raises:
+            ExecutionFinishedError: It has ended.
+            UnheardSignalError: It runs a graph. Nothing was sent.
+        """
         await self.runtime._send(self.execution_id, "message", value=message, by=by)
 
     async def signal_async(self, message: str, *, by: str | None = None) -> None:
-        """Add a note to every model call from now on, until the next one replaces it; empty takes it away."""
+        """Add a note to every model call from now on, until the next one replaces it; empty takes it away.
+
+        Errors as `send`.
+        """
         await self.runtime._send(self.execution_id, "guide", text=message, by=by)
 
     async def pause_async(self, *, by: str | None = None) -> None:
@@ -204,7 +212,10 @@ class AgentHandle:
         await self.runtime._send(self.execution_id, "cancel", text=reason, by=by)
 
     async def stop_async(self, *, by: str | None = None) -> None:
-        """End it after the current turn: COMPLETED, finish reason `stopped`."""
+        """End it after the current turn (a graph: super-step): COMPLETED, finish reason `stopped`.
+
+        The `state` of a graph's result is then the last that was committed.
+        """
         await self.runtime._send(self.execution_id, "stop", by=by)
 
     get_status = twin(get_status_async)

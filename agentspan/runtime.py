@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from agentspan import travel
 from agentspan.agents.agent import Agent
 from agentspan.agents.events import AgentEvent
-from agentspan.agents.results import AgentResult, DeploymentInfo, HistoryState
+from agentspan.agents.results import AgentResult, DeploymentInfo, FinishReason, HistoryState
 from agentspan.bridge import run_sync, twin
 from agentspan.client import Client
 from agentspan.config import check_placement
@@ -318,17 +318,17 @@ class AgentRuntime(Client):
 
     async def _typed(self, result: AgentResult, agent: Any, state: bytes) -> AgentResult:
         """The result with typed output, or a graph's state, where this process can have the types."""
-        if not result.is_success or (result.output is None and not state):
+        is_cut_short = result.finish_reason is FinishReason.STOPPED
+        if not result.is_success or (result.output is None and not state and not is_cut_short):
             return result
         if agent is None:
             agent = await self._agent_of(result.execution_id)
         if agent is None:
             return result
         if not isinstance(agent, Agent):
-            from agentspan.frameworks.langgraph.app.graphtypes import serde_of
             from agentspan.frameworks.langgraph.app.outputs import role_messages
 
-            values = serde_of(agent).loads(state)
+            values = await travel.final_state(self, agent, result.execution_id, state)
             return replace(result, state=values, messages=role_messages(values))
         if agent.spec().output_schema is None or isinstance(result.output, str):
             return result

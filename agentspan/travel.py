@@ -29,6 +29,20 @@ async def history(runtime: AgentRuntime, execution_id: str, limit: int | None) -
     return [state async for state in graph_history(graph, execution_id, _reader(runtime), limit=limit)]
 
 
+async def final_state(runtime: AgentRuntime, graph: Any, execution_id: str, stored: bytes) -> Any:
+    """What `invoke` would have returned; for an execution that was stopped (nothing is stored) the last state it had."""
+    from agentspan.frameworks.langgraph.app.graphtypes import serde_of
+
+    if stored:
+        return serde_of(graph).loads(stored)
+    from agentspan.frameworks.langgraph.app.outputs import output_of
+    from agentspan.frameworks.langgraph.running.remote import history as graph_history
+
+    async for last in graph_history(graph, execution_id, _reader(runtime), limit=1):
+        return output_of(graph, last.values)
+    return None
+
+
 async def fork(
     runtime: AgentRuntime, execution_id: str, *, step: int | None, state: Any, as_node: str | None, agent: Any
 ) -> AgentHandle:

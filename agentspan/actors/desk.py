@@ -31,6 +31,7 @@ from agentspan.persistence.store import DeploymentRow, Store, runs_in_client
 log = logging.getLogger("agentspan.desk")
 
 THREAD_READS = frozenset({"checkpoint", "checkpoints", "list_checkpoints", "checkpoint_writes", "places"})
+UNHEARD_BY_GRAPHS = {"message": "message", "guide": "note"}
 POLL_MAX_S = 30.0
 """A long poll answers at the latest after this, so that a lost client is not waited for."""
 
@@ -83,12 +84,22 @@ class Desk:
 
     async def on_send(self, signal: dict[str, Any]) -> dict[str, Any]:
         wanted = Signal(**signal)
+        if wanted.kind in UNHEARD_BY_GRAPHS:
+            await self._refuse_for_graphs(wanted)
         if self._supervision is None:
             # Stored all the same: it takes effect when the server is up again.
             accepted = await self._store.send(wanted)
             return {"is_new": accepted.is_new, "signal": asdict(accepted.signal)}
         sent = await self._supervision.send(wanted)
         return {"is_new": sent["is_new"], "signal": asdict(sent["signal"])}
+
+    async def _refuse_for_graphs(self, signal: Signal) -> None:
+        """Before it is stored: a graph has no queue that a node reads, and makes its model calls itself."""
+        row = await self._store.row(signal.execution_id)
+        deployment = await self._store.deployment(row.deployment_id)
+        if deployment is not None and deployment.kind != "agent":
+            what = UNHEARD_BY_GRAPHS[signal.kind]
+            raise errors.UnheardSignalError(execution_id=row.execution_id, agent=row.agent, signal=what)
 
     async def on_wake(self, execution_id: str) -> None:
         """Have an unfinished execution looked at now; one in quarantine is tried again."""

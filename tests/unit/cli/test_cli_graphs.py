@@ -403,6 +403,14 @@ def test_a_fork_that_does_not_fit_starts_nothing(
     assert len([verb for verb, _ in server.asked if verb == "submit"]) == 1
 
 
+@pytest.mark.parametrize("verb", ["send", "signal"])
+def test_a_graph_takes_no_messages_and_no_notes(command: Command, server: PlayingConnection, file: str, verb: str):
+    command("run", file, "rivers")
+    answer = command(verb, "ex-0", "hello", "--json")
+    assert (answer.code, answer.error["type"]) == (4, "UnheardSignalError")
+    assert "let it ask with `interrupt()`" in answer.error["message"]
+
+
 def test_a_fork_needs_a_server(command: Command, world: World):
     answer = command("fork", world.started("support"), "--json")
     assert (answer.code, answer.error["type"]) == (5, "ServerUnavailableError")

@@ -16,7 +16,11 @@ from langchain_core.tools import tool
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
+from agentspan import travel
+from agentspan.actors.desk import Desk, unpack_error
+from agentspan.errors import UnheardSignalError
 from agentspan.persistence.memory import MemoryStore
+from agentspan.persistence.store import DeploymentRow
 from tests.support.graph_lives import GraphLife, graph_loop, started
 from tests.support.graphs_agents import ScriptedChat, call, calls, says
 
@@ -163,3 +167,45 @@ async def test_who_was_answered_is_not_asked_again_when_another_asks_once_more(l
     assert [waits.question for waits in await life.pending()] == ["twice 1?"]
     await life.answer("respond", value="C")
     assert sorted((await life.result())["log"]) == ["answered A", "twice ['B', 'C']"]
+
+
+class Asked:
+    """What of a runtime it takes to read: the verbs of a desk."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._desk = Desk(store, None, key=b"k" * 32, where="here")
+
+    async def _call(self, verb: str, **args: Any) -> Any:
+        answer = await self._desk.call(verb, args)
+        if "error" in answer:
+            raise unpack_error(answer["error"])
+        return answer["value"]
+
+
+async def test_a_graph_that_was_stopped_has_the_last_committed_state(loop):
+    held = Held()
+    builder = StateGraph(Log).add_node("first", lambda state: {"log": ["first"]}).add_node("ask", held.ask("ask"))
+    app = builder.add_edge(START, "first").add_edge("first", "ask").compile()
+    life = await started(app, {"log": []}, MemoryStore(), loop)
+    assert (await life.live()).status == "WAITING"
+    await life.send("stop")
+    assert (await life.live()).status == "COMPLETED"
+    asked: Any = Asked(life.store)
+    assert await travel.final_state(asked, life.graph, life.execution_id, b"") == {"log": ["first"]}
+
+
+@pytest.mark.parametrize(("kind", "word"), [("message", "message"), ("guide", "note")])
+async def test_what_nothing_in_a_graph_would_hear_is_refused_before_it_is_stored(loop, kind, word):
+    held = Held()
+    app = StateGraph(Log).add_node("ask", held.ask("ask")).add_edge(START, "ask").compile()
+    life = await started(app, {"log": []}, MemoryStore(), loop)
+    await life.live()
+    row = {"deployment_id": "d", "agent": life.graph.name, "kind": "langgraph", "source": "value", "reference": None}
+    await life.store.save_deployment(
+        DeploymentRow(**row, code=b"", signature="", spec=life.graph.spec(), python="3.11", created_at=1.0)
+    )
+    signal = {"signal_id": "s", "execution_id": life.execution_id, "kind": kind, "value": "x", "text": "x"}
+    with pytest.raises(UnheardSignalError, match=f"a graph, and nothing in a graph would hear this {word}"):
+        await Asked(life.store)._call("send", signal=signal)
+    assert await life.store.inbox(life.execution_id) == []
+    assert (await Asked(life.store)._call("send", signal=signal | {"kind": "respond"}))["is_new"]

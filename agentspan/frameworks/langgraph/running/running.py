@@ -28,7 +28,7 @@ from agentspan.engine.state import ExecutionState
 from agentspan.errors import ConfigurationError, CorruptRecordError, UnknownStateTypeError, UnstorableStateError
 from agentspan.frameworks.langgraph.app.graph import Graph
 from agentspan.frameworks.langgraph.app.graphtypes import serde_of
-from agentspan.frameworks.langgraph.app.outputs import natural_output
+from agentspan.frameworks.langgraph.app.outputs import natural_output, output_keys, output_of
 from agentspan.frameworks.langgraph.running.breakpoints import breakpoint_at
 from agentspan.frameworks.langgraph.running.execution import ExecutionPort, ExecutionSaver
 from agentspan.frameworks.langgraph.running.fitting import missing_nodes
@@ -191,7 +191,7 @@ class _Run:
             raise RuntimeError(f"the graph stopped before {', '.join(snapshot.next) or 'its end'} without saying why")
         self._check_nodes(head)
         if last is None:
-            last = self._final_values(snapshot)
+            last = output_of(self._performer.graph, snapshot.values)  # This run only found everything done.
         return r.GraphEnded(
             at=self._now(),
             path=self._path,
@@ -309,7 +309,7 @@ class _Run:
             context=bound.get("context") if context is None else context,
             stream_mode=modes,
             subgraphs=True,
-            output_keys=self._output_keys(),
+            output_keys=output_keys(self._performer.graph),  # Else a stream gives all of the state.
             durability="sync",
             control=control,
             interrupt_before=_first(options.interrupt_before, bound.get("interrupt_before")),
@@ -352,17 +352,6 @@ class _Run:
 
     def _context(self) -> Any:
         return self._serde.loads(self._options.context) if self._options.context else None
-
-    def _output_keys(self) -> Any:
-        """What `invoke` returns; a stream gives all of the state unless it is told."""
-        return self._performer.graph.kwargs.get("output_keys") or self._app.output_channels
-
-    def _final_values(self, snapshot: Any) -> Any:
-        """What a run that only found everything done returns: the output fields of the last state."""
-        wanted = self._output_keys()
-        if isinstance(wanted, str):
-            return snapshot.values if wanted == "__root__" else None
-        return {name: snapshot.values[name] for name in wanted if name in snapshot.values}
 
     def _check_nodes(self, head: Any) -> None:
         """A node that waits and is no longer part of the graph looks finished to LangGraph; the branch would be lost."""
