@@ -209,3 +209,32 @@ async def test_what_nothing_in_a_graph_would_hear_is_refused_before_it_is_stored
         await Asked(life.store)._call("send", signal=signal)
     assert await life.store.inbox(life.execution_id) == []
     assert (await Asked(life.store)._call("send", signal=signal | {"kind": "respond"}))["is_new"]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_after_a_crash_a_node_is_named_before_it_runs(loop, nested):
+    main, seen, lives = asyncio.get_running_loop(), list[str](), list[GraphLife]()
+
+    async def deadly(state: Log) -> Log:
+        if not seen:
+            seen.append("")
+            await asyncio.Event().wait()
+        row = asyncio.run_coroutine_threadsafe(lives[0].store.row(lives[0].execution_id), main)
+        seen.append((await asyncio.wrap_future(row)).current_task)
+        return {"log": ["done"]}
+
+    builder = StateGraph(Log).add_node(deadly).add_edge(START, "deadly")
+    if nested:
+        builder = StateGraph(Log).add_node("around", builder.compile()).add_edge(START, "around")
+    lives.append(await started(builder.compile(), {"log": []}, MemoryStore(), loop))
+    lives[0].begin()
+
+    async def is_running() -> bool:
+        return bool(seen)
+
+    await until(is_running)
+    await lives[0].die()
+    assert (await lives[0].live()).ended == "finished"
+    assert seen == ["", "node:around, node:deadly" if nested else "node:deadly"]
+    told = [event.data["node"] for event in await lives[0].events() if event.type == "node_start"]
+    assert told.count("deadly") <= 2, "told once for each life"

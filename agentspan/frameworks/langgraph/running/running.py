@@ -140,7 +140,10 @@ class _Run:
         self._port = ExecutionPort(
             state.execution_id, report, performer._store, self._told, clock=performer._clock, path=effect.path
         )
-        self._saver = ExecutionSaver(self._port, state.execution_id, self._serde, self._told)
+        # What died once may do so again, sooner than the start of its node is told on the way.
+        self._saver = ExecutionSaver(
+            self._port, state.execution_id, self._serde, self._told, is_careful=graph.attempt > 1
+        )
         self._app = performer.graph.prepared(self._saver)
 
     async def go(self) -> r.AnyRecord:

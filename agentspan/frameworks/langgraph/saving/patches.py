@@ -38,6 +38,8 @@ def apply() -> None:
     A task that waits for an answer is not run again, with all its node does before it asks, only because a sibling has yet
     to finish: with a saver of ours it asks what it has asked before.
 
+    A saver of ours is told what starts, before it does: of a node that kills its process the name is on record then.
+
     An agent's middleware may only have the sync `wrap_model_call` or `wrap_tool_call`, which `invoke` takes and `ainvoke`,
     as which every graph is run here, refuses. It is called in a thread then.
 
@@ -56,6 +58,9 @@ def apply() -> None:
     accept = _loop.AsyncPregelLoop.aaccept_push
     if not hasattr(accept, "__wrapped__"):
         setattr(_loop.AsyncPregelLoop, "aaccept_push", _behind_what_is_stored(accept))  # noqa: B010
+    match = _loop.AsyncPregelLoop.amatch_cached_writes
+    if not hasattr(match, "__wrapped__"):
+        setattr(_loop.AsyncPregelLoop, "amatch_cached_writes", _saying_what_starts(match))  # noqa: B010
     tick = _loop.PregelLoop.tick
     if not hasattr(tick, "__wrapped__"):
         setattr(_loop.PregelLoop, "tick", _asking_as_before(tick))  # noqa: B010
@@ -120,6 +125,18 @@ def _numbered(from_ns: Callable[..., Any]) -> Callable[..., Any]:
         return type(found)(value=found.value, id=f"{found.id}-{answered}")
 
     return numbered
+
+
+def _saying_what_starts(match: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(match)
+    async def wrapped(self: Any) -> Any:
+        matched = await match(self)  # The last that LangGraph does before it runs the tasks that this leaves.
+        starting = getattr(self.checkpointer, "starting", None)
+        if starting is not None:
+            await starting(self.checkpoint_ns, [task for task in self.tasks.values() if not task.writes])
+        return matched
+
+    return wrapped
 
 
 def _asking_as_before(tick: Callable[..., bool]) -> Callable[..., bool]:
