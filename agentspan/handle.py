@@ -268,14 +268,8 @@ class AsyncAgentStream:
         return event
 
     async def _fetch(self) -> None:
-        page = await self.handle.runtime._call(
-            "events",
-            timeout_s=LONG_POLL_S,
-            execution_id=self.execution_id,
-            after=self._cursor,
-            after_token=self._token_cursor,
-            tokens=self._tokens,
-            wait_s=LONG_POLL_S,
+        page = await self.handle.runtime._events(
+            self.execution_id, self._cursor, self._token_cursor, tokens=self._tokens
         )
         self._token_cursor = page["next_token"]
         for text in page["tokens"] if self._tokens else ():

@@ -207,7 +207,7 @@ class AgentRuntime(Client):
         request["placement"] = placement or spec.get("placement") or self.settings.placement
         created = await self._call("submit", new=request, tokens=tokens)
         if host is not None and known is not None:
-            await self._client_host().run(created["execution_id"], known)
+            await self._client_host().run(created["execution_id"], known, tokens=tokens)
         return AgentHandle(created["execution_id"], self, agent=known)
 
     async def _deployed_row(self, known: Any, host: str | None) -> DeploymentRow:
@@ -286,6 +286,23 @@ class AgentRuntime(Client):
         if agent is None:
             raise ConfigurationError(problem="stream() needs an agent and a prompt, or a handle.")
         return await self.start_async(agent, prompt, tokens=tokens, **more)
+
+    async def _events(self, execution_id: str, after: int, after_token: int, *, tokens: bool) -> dict[str, Any]:
+        """A page of events, from this process if it runs the execution: nobody else hears the tokens then."""
+        if self._host is not None:
+            live = await self._host.poll(execution_id, after, after_token, LONG_POLL_S, tokens)
+            if live is not None and (live["events"] or live["tokens"] or not live["closed"]):
+                return {**live, "settled": False}
+        page: dict[str, Any] = await self._call(
+            "events",
+            timeout_s=LONG_POLL_S,
+            execution_id=execution_id,
+            after=after,
+            after_token=after_token,
+            tokens=tokens,
+            wait_s=LONG_POLL_S,
+        )
+        return page
 
     async def resume_async(self, execution_id: str, agent: Agent | None = None) -> AgentHandle:
         """The handle of an execution that exists, after making sure that a server looks after it.

@@ -36,6 +36,11 @@ class Feed:
         self._closed = False
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = set()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether its incarnation is over."""
+        return self._closed
+
     def open(self, events: int) -> None:
         """Say how many events the journal has told already."""
         with self._lock:
