@@ -214,7 +214,7 @@ async def test_tokens_are_heard_in_the_process_that_runs_it(world: World) -> Non
     await world.submit(one)
     assert await host.poll("e1", 0, 0, 0.0, True) is None, "it is not on here yet"
     await host.run("e1", one, tokens=True)
-    text, after, after_token = "", 0, 0
+    text, after, after_token = "", 1, 0  # What was told before it came here is read from the store.
     async with asyncio.timeout(20):
         while (page := await host.poll("e1", after, after_token, 20.0, True)) is not None:
             text += "".join(page["tokens"])
