@@ -37,8 +37,12 @@ import typing_extensions
 from ray import cloudpickle
 
 from agentspan.actors.locality import Unshippable, is_local, local_modules_by_value, refuse_local_imports
-from agentspan.frameworks.langgraph.app.pickling import reduce_object
+from agentspan.frameworks.langgraph.app.pickling import LiteralSecret, reduce_object
 
+KEY_REMEDY = (
+    "Leave it out, and set the variable that the provider reads (OPENAI_API_KEY, ...) where the server runs; or put it into "
+    "an environment variable here and there, and read os.environ where the model is made."
+)
 REASON_CHARS_MAX = 200
 """How much of an exception's own text an error repeats."""
 
@@ -132,7 +136,10 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if (sentinel := self._sentinel(obj)) is not None:
             return getattr, sentinel
         if obj is not self._as_it_is:
-            reduced = reduce_object(obj, _pickles)
+            try:
+                reduced = reduce_object(obj, _pickles)
+            except LiteralSecret as problem:
+                raise Unshippable(f"{problem}, and keys do not travel with code", KEY_REMEDY) from None
             if reduced is not NotImplemented:
                 return reduced
         reduced = super().reducer_override(obj)
