@@ -276,6 +276,7 @@ class MemoryStore:
 
     async def delete_checkpoints(self, thread_id: str, checkpoint_ids: Sequence[tuple[str, str]]) -> None:
         """See `ThreadStore.delete_checkpoints`."""
+        self._refuse_owned(thread_id)
         held = self._threads.blobs_of([thread_id])
         self._threads.delete_checkpoints(thread_id, checkpoint_ids)
         self._blobs.drop(held - self._needed())

@@ -59,9 +59,16 @@ def joined(writes: Sequence[ThreadWrite]) -> ThreadWrite | None:
     """Several writes, in their order, as one."""
     if len(writes) < 2:
         return writes[0] if writes else None
+    rows: list[WriteRow] = []
+    for write in writes:
+        if write.forget:
+            # All that is to be forgotten goes first in the whole, so what was written before it goes here.
+            gone = frozenset(write.forget)
+            rows = [row for row in rows if (row.ns, row.checkpoint_id, row.task_id, row.idx) not in gone]
+        rows += write.writes
     return ThreadWrite(
         checkpoints=[row for write in writes for row in write.checkpoints],
-        writes=[row for write in writes for row in write.writes],
+        writes=rows,
         forget=[key for write in writes for key in write.forget],
     )
 
@@ -157,8 +164,10 @@ class ThreadStore(Protocol):
     async def delete_checkpoints(self, thread_id: str, checkpoint_ids: Sequence[tuple[str, str]]) -> None:
         """Remove checkpoints, by (ns, checkpoint_id), with their writes and the large values only they refer to.
 
-        Those that are not there are ignored. No epoch fences it: that an execution does not run while its thread is
-        thinned out is the caller's business.
+        Those that are not there are ignored. That nobody runs on the thread meanwhile is the caller's business.
+
+        Raises:
+            ThreadOwnedError: It is the thread of an execution, which only its own commits may change.
         """
         ...
 
