@@ -47,12 +47,21 @@ async def forked(store: Store, new: dict[str, Any]) -> dict[str, Any]:
         "agent": row.agent,
         "deployment_id": row.deployment_id,
         "prompt": first.get("prompt"),
-        "graph": first.get("graph"),
+        "graph": None if first.get("graph") is None else _same_thread(source, first),
         "timeout_s": first.get("timeout_s"),
         "metadata": {name: value for name, value in row.metadata.items() if name != PLACEMENT},
         "placement": row.metadata.get(PLACEMENT),
         **new,
     }
+
+
+def _same_thread(source: str, first: dict[str, Any]) -> dict[str, Any]:
+    """How a graph's fork is run: its nodes see the `thread_id` that those before them saw, and find what they left under it.
+
+    So it is when LangGraph's users go on from an earlier checkpoint. `config["metadata"]["run_id"]` is the fork's own.
+    """
+    graph: dict[str, Any] = first["graph"]
+    return {**graph, "thread_id": graph.get("thread_id") or first.get("session_id") or source}
 
 
 async def _check_version(store: Store, source: str, new: dict[str, Any], first: dict[str, Any]) -> None:

@@ -379,3 +379,18 @@ async def test_a_fork_whose_origin_is_gone_ends_with_the_reason() -> None:
     result = await world.run(fork)
     assert result.status.value == "FAILED"
     assert "There is no execution 'e1'" in str(result.error)
+
+
+async def test_the_nodes_of_a_forked_graph_see_the_thread_that_those_before_them_saw() -> None:
+    world = World()
+    for started, thread_id in [
+        ({"graph": {"config": {}}}, "e1"),
+        ({"graph": {"config": {}}, "session_id": "ada"}, "ada"),
+        ({"graph": {"thread_id": "given"}, "session_id": "given"}, "given"),
+    ]:
+        origin = await world._accept({"agent": "drawn", "prompt": "go", "deployment_id": "d", **started})
+        fork = await forked(world.store, {"forked_from": origin})
+        assert fork["graph"]["thread_id"] == thread_id
+        assert "session_id" not in fork, "it is not one of the session's executions"
+        again = await world._accept(fork)
+        assert (await forked(world.store, {"forked_from": again}))["graph"]["thread_id"] == thread_id
