@@ -6,6 +6,7 @@ import asyncio
 import operator
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from importlib import metadata
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -131,7 +132,8 @@ async def test_after_a_crash_the_siblings_of_a_question_go_on_without_its_answer
     assert told.count(("node_start", "ask")) == 1
     assert told.count(("node_end", "slow")) == 1
     await life.answer("respond", value="yes")
-    assert held.runs == {"ask": 2, "slow": 2}
+    # The oldest LangGraph runs all tasks of a sub-graph again that one of them asked in; so it does without us.
+    assert held.runs == {"ask": 2, "slow": 3 if nested and metadata.version("langgraph") == "1.2.0" else 2}
     assert sorted((await life.result())["log"]) == [*["ask ['yes']"], *(["quick"] if nested else []), "slow"]
 
 
