@@ -153,7 +153,7 @@ async def test_instructions_must_return_text() -> None:
     async def later() -> Any:
         return None
 
-    with pytest.raises(ConfigurationError, match="returned a int"):
+    with pytest.raises(ConfigurationError, match="returned an int"):
         Agent("a", instructions=lambda: 5).resolve_instructions(CONTEXT)
     said = Agent("a", instructions=later).resolve_instructions(CONTEXT)
     assert not isinstance(said, str)

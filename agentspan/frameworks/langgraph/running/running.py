@@ -30,6 +30,7 @@ from agentspan.frameworks.langgraph.app.graph import Graph
 from agentspan.frameworks.langgraph.app.graphtypes import serde_of
 from agentspan.frameworks.langgraph.app.outputs import natural_output, output_keys, output_of
 from agentspan.frameworks.langgraph.running.breakpoints import breakpoint_at
+from agentspan.frameworks.langgraph.running.endings import finished, has_unfinished
 from agentspan.frameworks.langgraph.running.execution import ExecutionPort, ExecutionSaver
 from agentspan.frameworks.langgraph.running.fitting import missing_nodes
 from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
@@ -220,10 +221,10 @@ class _Run:
 
     async def _go_on(self, snapshot: Any, head: Any, config: Any) -> Any:
         """What to invoke a graph with that has run before; or what it waits for."""
-        done = _finished(head)
+        done = finished(head)
         asked = [one for task in snapshot.tasks if task.id not in done for one in task.interrupts]
         answers = {patches.resume_key(one.id): self._answers[one.id] for one in asked if one.id in self._answers}
-        if not answers and not (asked and _has_unfinished(snapshot, head)):
+        if not answers and not (asked and has_unfinished(snapshot, head)):
             return await self._waits(snapshot, head, config)
         if not answers:
             return None
@@ -257,7 +258,7 @@ class _Run:
         """What its interrupts ask. Those of sub-graphs take another look, to name the node that asks."""
         if snapshot.interrupts and any(task.state is not None for task in snapshot.tasks):
             snapshot = await self._app.aget_state(config, subgraphs=True)
-        done = _finished(self._saver.head)
+        done = finished(self._saver.head)
         return planned_interrupts(task for task in snapshot.tasks if task.id not in done)
 
     async def _refused_answer(self, problem: Exception) -> r.GraphWaits | None:
@@ -372,25 +373,11 @@ class _Run:
 
 
 _HELD: Any = object()
-_OF_NO_END = frozenset({"__error__", "__interrupt__", "__resume__", "__scheduled__"})
 
 
 def _first(*values: Any) -> Any:
     """The breakpoints that count. As in LangGraph, a run adds its own or has the graph's; an empty list takes none away."""
     return next((value for value in values if value), None)
-
-
-def _has_unfinished(snapshot: Any, head: Any) -> bool:
-    """Whether a task of the step that asks something was still at work, or had failed, when the process died."""
-    settled = {task_id for task_id, channel, _ in head.pending_writes or () if channel == "__interrupt__"}
-    settled |= _finished(head)
-    return any(task.id not in settled or task.error for task in snapshot.tasks)
-
-
-def _finished(head: Any) -> set[str]:
-    """The tasks that have ended. Some versions of LangGraph still list what these once asked."""
-    writes = () if head is None else head.pending_writes or ()
-    return {task_id for task_id, channel, _ in writes if channel not in _OF_NO_END}
 
 
 def _messages(value: Any) -> Iterable[Any]:
