@@ -347,7 +347,7 @@ class AgentRuntime(Client):
 
             values = await travel.final_state(self, agent, result.execution_id, state)
             return replace(result, state=values, messages=role_messages(values))
-        if agent.spec().output_schema is None or isinstance(result.output, str):
+        if agent.spec().output_schema is None or result.output is None or isinstance(result.output, str):
             return result
         return replace(result, output=agent.load_output(result.output))
 

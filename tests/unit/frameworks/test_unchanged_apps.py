@@ -20,6 +20,7 @@ from langgraph.types import interrupt
 from agentspan import travel
 from agentspan.actors.desk import Desk, unpack_error
 from agentspan.errors import UnheardSignalError
+from agentspan.frameworks.langgraph.saving import patches
 from agentspan.persistence.memory import MemoryStore
 from agentspan.persistence.store import DeploymentRow
 from tests.support.graph_lives import GraphLife, graph_loop, started
@@ -240,3 +241,36 @@ async def test_after_a_crash_a_node_is_named_before_it_runs(loop, nested):
     assert seen == ["", "node:around, node:deadly" if nested else "node:deadly"]
     told = [event.data["node"] for event in await lives[0].events() if event.type == "node_start"]
     assert told.count("deadly") <= 2, "told once for each life"
+
+
+async def test_what_sync_middleware_has_called_ends_with_a_cancellation():
+    began, ended = asyncio.Event(), asyncio.Event()
+    tried: list[str] = []
+
+    async def handler(request: Any) -> Any:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    def trying_again(request: Any, handler: Any) -> Any:
+        for _ in range(3):
+            try:
+                return handler(request)
+            except Exception as problem:
+                tried.append(type(problem).__name__)
+        return None
+
+    running = asyncio.create_task(patches.in_thread(trying_again, "request", handler))
+    await began.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.wait_for(ended.wait(), 10)
+
+    async def has_given_up() -> bool:
+        return len(tried) == 3
+
+    await until(has_given_up)
+    assert tried == ["CancelledError", "RuntimeError", "RuntimeError"]

@@ -99,12 +99,23 @@ async def _awrap_tool_call(self: Any, request: Any, handler: Any) -> Any:
 
 async def in_thread(wrap: Callable[..., Any], request: Any, handler: Callable[..., Any]) -> Any:
     """Call a sync wrapper in a thread; what it wraps stays on the running loop."""
-    loop = asyncio.get_running_loop()
+    loop, calls, is_over = asyncio.get_running_loop(), list[Any](), False
+
+    async def handle(request: Any) -> Any:
+        if is_over:
+            raise RuntimeError("this run is over")  # To a wrapper that tries again whatever it meets.
+        calls.append(asyncio.current_task())
+        return await handler(request)
 
     def call(request: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(handler(request), loop).result()
+        return asyncio.run_coroutine_threadsafe(handle(request), loop).result()
 
-    return await asyncio.to_thread(wrap, request, call)
+    try:
+        return await asyncio.to_thread(wrap, request, call)
+    finally:
+        is_over = True
+        for one in calls:
+            one.cancel()  # Of what has ended this changes nothing.
 
 
 def resume_key(interrupt_id: str) -> str:
