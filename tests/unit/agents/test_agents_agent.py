@@ -157,7 +157,7 @@ async def test_instructions_must_return_text() -> None:
         Agent("a", instructions=lambda: 5).resolve_instructions(CONTEXT)
     said = Agent("a", instructions=later).resolve_instructions(CONTEXT)
     assert not isinstance(said, str)
-    with pytest.raises(ConfigurationError, match="returned a NoneType"):
+    with pytest.raises(ConfigurationError, match="returned None"):
         await said
 
 
