@@ -6,11 +6,24 @@ parse the text, and it survives the trip between processes: it pickles by its fa
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Any, ClassVar
+
+from agentspan.wording import a
 
 
 def _rebuild(cls: type[AgentspanError], facts: dict[str, Any]) -> AgentspanError:
     return cls(**facts)
+
+
+class _Words(Formatter):
+    """`{noun:a}` is the noun with its article."""
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        return a(str(value)) if format_spec == "a" else super().format_field(value, format_spec)
+
+
+_WORDS = _Words()
 
 
 class AgentspanError(Exception):
@@ -22,7 +35,7 @@ class AgentspanError(Exception):
         self.facts = facts
         for name, value in facts.items():
             setattr(self, name, value)
-        super().__init__(self.template.format(**facts))
+        super().__init__(_WORDS.format(self.template, **facts))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.facts)
@@ -89,7 +102,7 @@ class OutputFormatError(AgentspanError, ValueError):
 class InvalidPromptError(AgentspanError, TypeError):
     """The prompt is not text, a list of chat messages, or (for graphs) a state."""
 
-    template = "The prompt for agent {agent!r} is a {found}; pass {expected}."
+    template = "The prompt for agent {agent!r} is {found:a}; pass {expected}."
 
 
 class UnknownExecutionError(AgentspanError, LookupError):
@@ -117,6 +130,16 @@ class ExecutionFinishedError(AgentspanError):
     """The execution has ended, so it can take no more signals."""
 
     template = "Execution {execution_id!r} ended as {status}; it cannot take {signal!r} any more. Start a new one."
+
+
+class UnheardSignalError(AgentspanError):
+    """What runs is a graph, which takes neither messages nor notes; nothing was stored."""
+
+    template = (
+        "Execution {execution_id!r} runs {agent!r}, a graph, and nothing in a graph would hear this {signal}, so it was not "
+        "accepted. Where a node is to hear from people, let it ask with `interrupt()`, and answer with `handle.respond()`; "
+        "to go on with a conversation, start the graph again with the same `session_id`."
+    )
 
 
 class DecisionError(AgentspanError):
@@ -216,7 +239,7 @@ class StoreUnavailableError(PersistenceError):
 class UnstorableValueError(PersistenceError, TypeError):
     """A value is not plain data, so it cannot be recorded."""
 
-    template = "{path} is a {found}, which cannot be recorded. Return JSON data: {hint}"
+    template = "{path} is {found:a}, which cannot be recorded. Return JSON data: {hint}"
 
 
 # --- code on the cluster -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ otherwise pickle without an error and then fail, or do harm, where it is loaded:
 * `os.environ`: its content, keys and all, would travel;
 * an import of a local module inside a function: cloudpickle does not see it;
 * a `TypedDict` that has no trace of what it was made from: its copy could not be made;
+* a class in a function: its copy would have another name, and what it is stored under would not be found again;
 * chat models, keys and savers in a LangGraph app: see `frameworks/langgraph/app/pickling.py`;
 * anything else that pickles by name in a local module: found by reading the names in the finished pickle.
 
@@ -39,8 +40,12 @@ import typing_extensions
 from ray import cloudpickle
 
 from agentspan.actors.locality import Unshippable, is_local, local_modules_by_value, refuse_local_imports
-from agentspan.frameworks.langgraph.app.pickling import reduce_object
+from agentspan.frameworks.langgraph.app.pickling import LiteralSecret, reduce_object
 
+KEY_REMEDY = (
+    "Leave it out, and set the variable that the provider reads (OPENAI_API_KEY, ...) where the server runs; or put it into "
+    "an environment variable here and there, and read os.environ where the model is made."
+)
 REASON_CHARS_MAX = 200
 """How much of an exception's own text an error repeats."""
 
@@ -162,12 +167,17 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if (sentinel := self._sentinel(obj)) is not None:
             return getattr, sentinel
         if obj is not self._as_it_is:
-            reduced = reduce_object(obj, _pickles)
+            try:
+                reduced = reduce_object(obj, _pickles)
+            except LiteralSecret as problem:
+                raise Unshippable(f"{problem}, and keys do not travel with code", KEY_REMEDY) from None
             if reduced is not NotImplemented:
                 return reduced
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented and issubclass(kind, type):
             _note_named(obj)
+        if isinstance(obj, type) and isinstance(reduced, tuple) and len(reduced) > 2:
+            _keep_own_name(obj, reduced[2][0])
         return reduced
 
     def _typed_dict_reduce(self, obj: Any) -> Any:
@@ -219,6 +229,18 @@ def _keep_annotated_names(function: types.FunctionType, reduced: Any) -> None:
             value = function.__globals__.get(name)
             if name not in kept and (isinstance(value, _NAMEABLE) or type(value).__module__ == "typing"):
                 kept[name] = value
+
+
+def _keep_own_name(cls: type, attributes: dict[str, Any]) -> None:
+    """Have a class that travels whole keep its `__qualname__`, and leave behind where it was made.
+
+    pydantic remembers the locals of the function around a model, for names that it could not resolve yet: a runtime among
+    them could not travel, and a key should not.
+    """
+    if cls.__qualname__ != cls.__name__:
+        attributes["__qualname__"] = cls.__qualname__
+    if attributes.get("__pydantic_complete__"):
+        attributes.pop("__pydantic_parent_namespace__", None)
 
 
 def _pickles(obj: Any) -> bool:

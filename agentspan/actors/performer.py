@@ -31,6 +31,7 @@ from agentspan.engine.plan import RequestedCall, plan_calls
 from agentspan.engine.prompt import conversation, ended_conversation, response_format, tool_definitions
 from agentspan.engine.state import Call, ExecutionState
 from agentspan.errors import (
+    ConfigurationError,
     CorruptRecordError,
     ModelError,
     ModelRetryableError,
@@ -339,7 +340,10 @@ class AgentPerformer:
 
     async def load_fork(self, state: ExecutionState, effect: LoadFork) -> r.AnyRecord:
         """Copy the state that the execution this one is forked from had after a step."""
-        return r.Forked(at=self._clock(), snapshot=await forked_snapshot(self._store, state))
+        try:
+            return r.Forked(at=self._clock(), snapshot=await forked_snapshot(self._store, state))
+        except (UnknownExecutionError, CorruptRecordError, ConfigurationError) as problem:
+            return r.Forked(at=self._clock(), error=f"{_type(problem)}: {_text(problem)}")
 
     async def on_start(self, state: ExecutionState) -> None:
         """Tell the callbacks that the agent starts."""

@@ -21,6 +21,7 @@ from agentspan.agents.schema import ArgumentSchema
 from agentspan.agents.spec import OnCrash, RetryPolicy, ToolKind
 from agentspan.agents.tool_def import ToolDef, is_async_callable
 from agentspan.errors import TerminalToolError, ToolDefinitionError
+from agentspan.wording import a
 
 __all__ = [
     "TerminalToolError",
@@ -202,7 +203,7 @@ def _refuse_uncallable(func: Any, name: str) -> None:
     if isinstance(func, type):
         _refuse(name, "it is a class. Decorate a function, or an instance that can be called.")
     if not callable(func):
-        _refuse(name, f"a {type(func).__name__} cannot be called. Decorate a function.")
+        _refuse(name, f"{a(type(func).__name__)} cannot be called. Decorate a function.")
     if name == "<lambda>":
         _refuse(name, "a lambda has no name a model could call. Pass name='...', or write a def.")
     if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
@@ -221,7 +222,7 @@ def get_tool_def(obj: Any) -> ToolDef:
     name = _name_of(obj)
     if not isinstance(definition, ToolDef):
         if not callable(obj):
-            _refuse(name, f"a {type(obj).__name__} is not a tool. Give functions decorated with @tool, or ToolDefs.")
+            _refuse(name, f"{a(type(obj).__name__)} is not a tool. Give functions decorated with @tool, or ToolDefs.")
         _refuse(name, f"it is a plain function. Decorate it with @tool, or pass tool({name}).")
     if isinstance(obj, types.MethodType):
         return replace(definition, func=obj)

@@ -93,6 +93,8 @@ class Forked(Record):
     KIND: ClassVar[str] = "forked"
     snapshot: dict[str, Any] | None = None
     """None for a graph, whose state is in its thread."""
+    error: str | None = None
+    """Why the state cannot be gone on from; it ends the execution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,8 @@ class SessionLoaded(Record):
 
     KIND: ClassVar[str] = "session"
     messages: list[dict[str, Any]]
+    error: str | None = None
+    """Why it cannot be gone on from; it ends the execution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

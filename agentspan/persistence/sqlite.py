@@ -238,12 +238,22 @@ class SqliteStore:
         )
 
     async def list_checkpoints(
-        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+        self,
+        thread_id: str | None = None,
+        *,
+        ns: str | None = None,
+        before: str | None = None,
+        skip: int = 0,
+        limit: int = 100,
     ) -> list[ThreadCheckpoint]:
         """See `ThreadStore.list_checkpoints`."""
         return await self._link.read(
-            lambda db: sqlite_thread_rows.listing(db, thread_id, ns, before, limit, self._memo)
+            lambda db: sqlite_thread_rows.listing(db, thread_id, ns, before, skip, limit, self._memo)
         )
+
+    async def places(self, thread_id: str, checkpoint_id: str) -> list[tuple[str, str]]:
+        """See `ThreadStore.places`."""
+        return await self._link.read(lambda db: sqlite_thread_rows.places(db, thread_id, checkpoint_id))
 
     async def checkpoint_writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[WriteRow]:
         """See `ThreadStore.checkpoint_writes`."""

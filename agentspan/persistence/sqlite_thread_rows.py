@@ -104,8 +104,29 @@ def writes(db: sqlite3.Connection, thread_id: str, ns: str, checkpoint_id: str, 
     return [row for space in spaces(db, thread_id, ns) for row in _writes(db, space, checkpoint_id, memo)]
 
 
+def places(db: sqlite3.Connection, thread_id: str, checkpoint_id: str) -> list[tuple[str, str]]:
+    """Where the other namespaces stood when a checkpoint of the root was stored. The index answers for each."""
+    (root,) = spaces(db, thread_id, "") or (None,)
+    bound = None if root is None else _named(db, root, checkpoint_id)
+    if bound is None:
+        return []
+    found = db.execute(
+        "SELECT s.ns, r.checkpoint_id FROM threads t JOIN thread_spaces s ON s.thread = t.id JOIN thread_rows r ON r.id = "
+        "(SELECT max(id) FROM thread_rows WHERE space = s.id AND task_id IS NULL AND id < ?2) "
+        "WHERE t.thread_id = ?1 AND s.ns <> '' ORDER BY s.ns",
+        (thread_id, bound[0]),
+    )
+    return [(ns, long(name)) for ns, name in found.fetchall()]
+
+
 def listing(
-    db: sqlite3.Connection, thread_id: str | None, ns: str | None, before: str | None, limit: int, memo: BlobMemo
+    db: sqlite3.Connection,
+    thread_id: str | None,
+    ns: str | None,
+    before: str | None,
+    skip: int,
+    limit: int,
+    memo: BlobMemo,
 ) -> list[ThreadCheckpoint]:
     """Checkpoints, the last stored first."""
     here = _Here(db, thread_id, ns)
@@ -113,7 +134,7 @@ def listing(
         found = here.newest_first(cursor)
         if before is not None:
             found = here.before(before, found)
-        chosen = list(islice(found, limit))
+        chosen = list(islice(found, skip, skip + limit))
     listed = []
     for number, space_number, _ in chosen:
         columns: _Found = db.execute(_CHECKPOINT + "WHERE id = ?", (number,)).fetchone()

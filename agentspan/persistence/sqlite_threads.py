@@ -174,6 +174,7 @@ class _Thread:
 
 def delete_checkpoints(db: sqlite3.Connection, thread_id: str, places: Sequence[tuple[str, str]]) -> None:
     """Remove checkpoints with their writes, and the large values that nothing of the thread refers to any more."""
+    _refuse_owned(db, thread_id)
     thread = _number(db, thread_id)
     if thread is None:
         return

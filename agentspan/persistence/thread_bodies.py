@@ -13,6 +13,7 @@ from agentspan.errors import ConfigurationError, CorruptRecordError, UnstorableV
 from agentspan.persistence.codec import BlobMemo, BodyError, Large, Packed, large_values, move, pack, unpack
 from agentspan.persistence.rules import check_names
 from agentspan.persistence.threads import CheckpointRow, ThreadWrite, WriteRow
+from agentspan.wording import a
 
 GetBlob = Callable[[bytes], bytes | None]
 
@@ -137,7 +138,7 @@ def read_checkpoint(thread_id: str, kept: KeptCheckpoint, get_blob: GetBlob, mem
     slot, parent_id, data = kept
     body = _read(thread_id, slot, parent_id, data, get_blob, memo)
     if not isinstance(body, dict):
-        raise _corrupt(thread_id, slot, f"it is a {type(body).__name__}")
+        raise _corrupt(thread_id, slot, f"it is {a(type(body).__name__)}")
     return CheckpointRow(ns=slot.ns, checkpoint_id=slot.checkpoint_id, parent_id=parent_id, body=body)
 
 
@@ -145,7 +146,7 @@ def read_writes(thread_id: str, slot: Slot, data: bytes, get_blob: GetBlob, memo
     """The writes of one task from their stored form. Raises as `read_checkpoint` does."""
     parts = _read(thread_id, slot, None, data, get_blob, memo)
     if not isinstance(parts, list) or len(parts) % _FIELDS or slot.task_id is None:
-        raise _corrupt(thread_id, slot, f"it is a {type(parts).__name__} that is no list of writes")
+        raise _corrupt(thread_id, slot, f"it is {a(type(parts).__name__)} that is no list of writes")
     rows: list[WriteRow] = []
     path = ""
     for first in range(0, len(parts), _FIELDS):

@@ -59,9 +59,16 @@ def joined(writes: Sequence[ThreadWrite]) -> ThreadWrite | None:
     """Several writes, in their order, as one."""
     if len(writes) < 2:
         return writes[0] if writes else None
+    rows: list[WriteRow] = []
+    for write in writes:
+        if write.forget:
+            # All that is to be forgotten goes first in the whole, so what was written before it goes here.
+            gone = frozenset(write.forget)
+            rows = [row for row in rows if (row.ns, row.checkpoint_id, row.task_id, row.idx) not in gone]
+        rows += write.writes
     return ThreadWrite(
         checkpoints=[row for write in writes for row in write.checkpoints],
-        writes=[row for write in writes for row in write.writes],
+        writes=rows,
         forget=[key for write in writes for key in write.forget],
     )
 
@@ -119,7 +126,13 @@ class ThreadStore(Protocol):
         ...
 
     async def list_checkpoints(
-        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+        self,
+        thread_id: str | None = None,
+        *,
+        ns: str | None = None,
+        before: str | None = None,
+        skip: int = 0,
+        limit: int = 100,
     ) -> list[ThreadCheckpoint]:
         """Checkpoints, the last stored first (without their writes).
 
@@ -128,10 +141,19 @@ class ThreadStore(Protocol):
             ns: None lists every namespace.
             before: Only those stored before this checkpoint (of the same thread and namespace; where that is not
                 stored, those with a smaller ID).
+            skip: Leave out so many of the first; they are not read.
             limit: The most to return.
 
         Raises:
             CorruptRecordError: A checkpoint of the thread fails its check.
+        """
+        ...
+
+    async def places(self, thread_id: str, checkpoint_id: str) -> list[tuple[str, str]]:
+        """Where the other namespaces of a thread stood when a checkpoint of its root ("") was stored.
+
+        Returns (ns, ID of the checkpoint stored last before it) for each that had one, by name; nothing if the thread has
+        no such checkpoint. No body is read.
         """
         ...
 
@@ -142,8 +164,10 @@ class ThreadStore(Protocol):
     async def delete_checkpoints(self, thread_id: str, checkpoint_ids: Sequence[tuple[str, str]]) -> None:
         """Remove checkpoints, by (ns, checkpoint_id), with their writes and the large values only they refer to.
 
-        Those that are not there are ignored. No epoch fences it: that an execution does not run while its thread is
-        thinned out is the caller's business.
+        Those that are not there are ignored. That nobody runs on the thread meanwhile is the caller's business.
+
+        Raises:
+            ThreadOwnedError: It is the thread of an execution, which only its own commits may change.
         """
         ...
 

@@ -350,7 +350,7 @@ def generator(a: int) -> Any:
     ("thing", "says"),
     [
         ("refund", r"Write @tool\(name='refund'\)"),
-        (5, "a int cannot be called"),
+        (5, "an int cannot be called"),
         (Desk, "it is a class"),
         (lambda a: a, "a lambda has no name"),
         (generator, "Return a list"),

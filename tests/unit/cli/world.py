@@ -220,7 +220,7 @@ class PlayingConnection(StoreConnection):
         if new.get("forked_from"):
             origin = await store.row(new["forked_from"])
             begun = (await store.journal(origin.execution_id))[0].body
-            new = {**begun, **new, "deployment_id": origin.deployment_id}
+            new = {**begun, "deployment_id": origin.deployment_id, **new}
         elif not new.get("deployment_id"):
             current = await store.current_deployment(new["agent"])
             new = {**new, "deployment_id": current and current.deployment_id}

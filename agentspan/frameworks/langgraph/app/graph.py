@@ -17,6 +17,7 @@ from agentspan.frameworks.langgraph.app.inputs import describe_input
 from agentspan.frameworks.langgraph.app.losses import losses
 from agentspan.frameworks.langgraph.app.naming import checked_name, name_of
 from agentspan.frameworks.langgraph.app.unwrapping import is_graph, unwrap
+from agentspan.wording import a
 
 if TYPE_CHECKING:
     from langgraph.pregel import Pregel
@@ -229,7 +230,7 @@ def _named(place: str) -> Any:
 def _made_by(factory: Any, place: str) -> Any:
     if not callable(factory) or isinstance(factory, type):
         raise ConfigurationError(
-            problem=f"{place!r} is a {type(factory).__name__}; give a graph, or a function that makes one."
+            problem=f"{place!r} is {a(type(factory).__name__)}; give a graph, or a function that makes one."
         )
     try:
         inspect.signature(factory).bind()
@@ -241,7 +242,7 @@ def _made_by(factory: Any, place: str) -> Any:
         if close is not None:
             close()  # Of a coroutine, which would complain that nobody awaited it.
         raise ConfigurationError(
-            problem=f"The function {place!r} returned a {type(made).__name__}; it takes nothing and returns a graph."
+            problem=f"The function {place!r} returned {a(type(made).__name__)}; it takes nothing and returns a graph."
         )
     return made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -187,9 +187,13 @@ def _refuse(done: Future[None]) -> None:
 class ExecutionSaver(AgentSpanSaver):
     """Stores the one thread of an execution, whatever `thread_id` its nodes see, and tells what tasks wrote."""
 
-    def __init__(self, port: ExecutionPort, execution_id: str, serde: StateSerde, told: Teller) -> None:
+    def __init__(
+        self, port: ExecutionPort, execution_id: str, serde: StateSerde, told: Teller, *, is_careful: bool = False
+    ) -> None:
+        """`is_careful` has the start of every node on record before it runs."""
         super().__init__(port, serde=serde, thread_id=execution_id)
         self._told = told
+        self._is_careful = is_careful
         self.head: Any = None
         """The root graph's last checkpoint as it was read last (a `CheckpointTuple`), or None."""
         self._is_current = False
@@ -220,6 +224,17 @@ class ExecutionSaver(AgentSpanSaver):
     async def durable(self) -> None:
         """Return once all that was stored is committed; see `patches`."""
         await self._port.durable()  # type: ignore[attr-defined]
+
+    def still_waits(self, task_id: str, name: str) -> None:
+        """A task will not run, but ask what it has asked in an earlier life; see `patches`."""
+        self._told.waits(task_id, name)
+
+    async def starting(self, ns: Sequence[str], tasks: Iterable[Any]) -> None:
+        """Tasks are about to run; see `patches`."""
+        if self._is_careful:
+            for task in tasks:
+                self._told.start(ns, {"id": task.id, "name": task.name})
+            await self._port.flushed()  # type: ignore[attr-defined]
 
     def _push_checkpoint(
         self, thread_id: str, ns: str, checkpoint: Any, metadata: Mapping[str, Any], row: CheckpointRow
