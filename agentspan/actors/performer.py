@@ -343,7 +343,7 @@ class AgentPerformer:
         try:
             return r.Forked(at=self._clock(), snapshot=await forked_snapshot(self._store, state))
         except (UnknownExecutionError, CorruptRecordError, ConfigurationError) as problem:
-            return r.Forked(at=self._clock(), error=f"{_type(problem)}: {_text(problem)}")
+            return r.Forked(at=self._clock(), error=f"{type_of(problem)}: {text_of(problem)}")
 
     async def on_start(self, state: ExecutionState) -> None:
         """Tell the callbacks that the agent starts."""
