@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     """Deadline of every remote call a client makes, beside the time it asked to wait."""
     parallel_tools_max: int = Field(default=64, ge=1)
     """Threads for blocking tools in one actor, whether it runs one execution or many."""
+    resources_wait_s: float = Field(default=30.0, ge=0)
+    """How long a tool call waits when no node has the resources it asks for (one may be coming up), before it fails."""
     placement: Literal["dedicated", "packed"] = "dedicated"
     """Where executions run: each in a process of its own, or many together in host processes. A deployment and a start
     can say otherwise."""

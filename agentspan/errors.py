@@ -72,6 +72,21 @@ class ToolArgumentsError(AgentspanError, ValueError):
     )
 
 
+class ToolResourcesError(AgentspanError):
+    """A tool asks for more than any node of the cluster has, so its call cannot run."""
+
+    template = (
+        "Tool {tool!r} asks for {needs}, and no node of the cluster has so much. There are nodes with: {nodes}. "
+        "Ask for less, or add a node; AGENTSPAN_RESOURCES_WAIT_S says how long a call waits for one."
+    )
+
+
+class ToolLostError(AgentspanError):
+    """The process that ran a tool call died. The execution goes on."""
+
+    template = "The process that ran tool {tool!r} died ({problem}); whether the call took effect is unknown."
+
+
 class OutputFormatError(AgentspanError, ValueError):
     """A model's answer does not fit the agent's `output_type`. The text is written for the model.
 
@@ -323,6 +338,15 @@ class ServerUnavailableError(ServerError, ConnectionError):
     """No server answers. Nothing that was acknowledged is lost."""
 
     template = "No AgentSpan server answers at {where}: {problem}"
+
+
+class AuthenticationError(ServerError, PermissionError):
+    """A Ray cluster does not take this process's token. Nothing was done."""
+
+    template = (
+        "The Ray cluster at {where} does not take this process's token: {source}. Copy `ray.token` from the home of the "
+        "cluster's server to this home, or set RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the cluster's token."
+    )
 
 
 class ServerGoneError(ServerUnavailableError):

@@ -15,6 +15,10 @@ class Line:
         self._inside: set[str] = set()
         self._waiting: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
+    def resize(self, places: int | None) -> None:
+        """Another number of places. Nobody who has one loses it."""
+        self._places = places
+
     @property
     def has_room(self) -> bool:
         """Whether somebody who comes now is let in at once."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -51,6 +51,11 @@ class Performer(Protocol):
     """Does the effects: `perform` returns the record of what came of one, and raises only what must stop the driver."""
 
     spec: AgentSpec
+
+    @property
+    def notes(self) -> Mapping[Effect, str]:
+        """What to say of effects that are under way, beside their names. An empty report has a change told."""
+        ...
 
     async def perform(self, state: ExecutionState, effect: Effect, report: Report) -> r.AnyRecord: ...
     def hold(self) -> None:
@@ -333,7 +338,7 @@ class Driver:
             updated_at=state.updated_at if entries else self._clock(),
             wake_at=self._decision.wake_at,
             resident=resident and not state.is_finished,
-            current_task=current_task(state, self._decision.effects),
+            current_task=current_task(state, self._decision.effects, self._performer.notes),
             finish_reason=state.finish_reason.value if state.finish_reason else None,
             error=state.error,
         )

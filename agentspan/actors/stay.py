@@ -39,9 +39,9 @@ class SupervisionSettings:
     recovery_backoff_s: float = 0.5
     scan_interval_s: float = 2.0
     ping_timeout_s: float = 15.0
-    starts_at_once: int = 2
-    hosts_max: int = 2
-    """0 is not decided yet: one for each core of the cluster."""
+    starts_at_once: int | None = 2
+    """None: one for each core of the cluster, as nodes come and go; so with `hosts_max`."""
+    hosts_max: int | None = 2
     host_capacity: int = 500
     actors_max: int | None = None
 

@@ -62,14 +62,15 @@ class Supervision:
         self._settings = settings
         self._clock = clock
         self._mint = mint
-        self._slots = asyncio.Semaphore(settings.starts_at_once)
+        self._starts = settings.starts_at_once or 1
+        self._slots = asyncio.Semaphore(self._starts)
         self.shelf = Shelf(fleet, size=settings.standby, mint=mint, slots=self._slots)
         self._around = Surroundings(
             store=store, fleet=fleet, shelf=self.shelf, slots=self._slots, settings=settings, clock=clock
         )
         self.hosts = Hosts(
             fleet,
-            hosts_max=settings.hosts_max,
+            hosts_max=settings.hosts_max or 1,
             capacity=settings.host_capacity,
             slots=self._slots,
             ping_timeout_s=settings.ping_timeout_s,
@@ -93,6 +94,7 @@ class Supervision:
             if self._scanner is not None:
                 return
             self._stopping = False
+            await self._fit()
             rows = await self._store.unfinished()
             known = {name for row in rows if row.resident for name in (row.execution_id, row.host.get("actor"))}
             names = await self._fleet.names()
@@ -125,6 +127,18 @@ class Supervision:
                 self._timers.popitem()[1].cancel()
             await self.shelf.stop()
             await self.hosts.stop()
+
+    async def _fit(self) -> None:
+        """Where nobody said how many: have as many hosts, and starts at once, as the cluster has cores now."""
+        cores = await self._fleet.cores()
+        if self._settings.starts_at_once is None:
+            for _ in range(cores - self._starts):  # Of a cluster that shrinks, the most it had is kept.
+                self._slots.release()
+            self._starts = max(self._starts, cores)
+        if self._settings.hosts_max is None:
+            self.hosts.resize(cores)
+            self._lines[True].resize(self.hosts.places)
+            self._let_next_in()
 
     # --- what clients ask
 
@@ -324,13 +338,14 @@ class Supervision:
             finally:
                 del self._stays[execution_id], self._tasks[execution_id]
                 self._announce(execution_id)
-                self._let_next_in(execution_id)
+                for line in self._lines.values():
+                    line.leave(execution_id)
+                self._let_next_in()
         if outcome.get("ended") == "hibernated":
             await self._at_rest(execution_id, outcome.get("wake_at"))
 
-    def _let_next_in(self, gone: str) -> None:
+    def _let_next_in(self) -> None:
         for packed, line in self._lines.items():
-            line.leave(gone)
             while not self._stopping and (waiting := line.next()) is not None:
                 execution_id, wish = waiting
                 self._care_for(execution_id, packed, **wish)
@@ -373,6 +388,7 @@ class Supervision:
         while True:
             await asyncio.sleep(self._settings.scan_interval_s)
             try:
+                await self._fit()
                 for row in await self._store.unfinished():
                     self._consider(row)
                     if row.inbox and row.execution_id in self._stays:

@@ -234,6 +234,12 @@ def _tool_failed(state: ExecutionState, record: r.ToolFailed) -> None:
     _close_turn(state, frame)
 
 
+def _tool_lost(state: ExecutionState, record: r.ToolLost) -> None:
+    _, call = _call(state, record, "ready")
+    call.retry_at = None
+    call.phase, call.ask, call.asked_at = "asking", "crash", record.at
+
+
 def _decided(state: ExecutionState, record: r.Decided) -> None:
     frame, call = _call(state, record, "asking")
     if call.ask == "message":
@@ -346,6 +352,7 @@ _HANDLERS: dict[type[r.Record], Callable[[ExecutionState, Any], None]] = {
     r.ModelFailed: _model_failed,
     r.ToolReturned: _tool_returned,
     r.ToolFailed: _tool_failed,
+    r.ToolLost: _tool_lost,
     r.Decided: _decided,
     r.MessageReceived: _message_received,
     r.MessagesDelivered: _messages_delivered,

@@ -185,6 +185,21 @@ class ToolFailed(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolLost(Record):
+    """A tool call's own process died, and the tool wants a person to say what now: its outcome is unknown."""
+
+    KIND: ClassVar[str] = "tool_lost"
+    path: str = ""
+    call_id: str
+    name: str
+    attempt: int = 1
+    error: str
+    arguments: dict[str, Any] | None = None
+    arguments_hash: str = ""
+    """As in `InterruptedCall`, so that readers of the record know what the person is asked about."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decided(Record):
     """A person's decision on one call took effect."""
 
@@ -325,6 +340,7 @@ AnyRecord = (
     | ModelFailed
     | ToolReturned
     | ToolFailed
+    | ToolLost
     | Decided
     | MessageReceived
     | MessagesDelivered

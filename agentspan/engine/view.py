@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from agentspan.agents.results import AgentResult, AgentStatus, PendingTool, Status, TokenUsage, ToolCallRecord
@@ -50,8 +51,10 @@ def status_of(state: ExecutionState) -> Status:
     return Status.WAITING if state.open_asks() else Status.RUNNING
 
 
-def current_task(state: ExecutionState, effects: Sequence[Effect]) -> str:
-    """What the execution is doing, in a few words; empty when it has ended."""
+def current_task(
+    state: ExecutionState, effects: Sequence[Effect], notes: Mapping[Effect, str] = MappingProxyType({})
+) -> str:
+    """What the execution is doing, in a few words; empty when it has ended. `notes` say more of an effect."""
     if state.is_finished:
         return ""
     names = []
@@ -61,7 +64,8 @@ def current_task(state: ExecutionState, effects: Sequence[Effect]) -> str:
                 names.append(f"model:turn-{effect.turn}")
             case CallTool():
                 call = state.call(effect.path, effect.call_id)
-                names.append(f"tool:{call.name if call else effect.call_id}")
+                name = f"tool:{call.name if call else effect.call_id}"
+                names.append(f"{name} ({note})" if (note := notes.get(effect)) else name)
             case CheckStop():
                 names.append("stop_when")
             case RunGraph():

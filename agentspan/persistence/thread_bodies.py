@@ -19,6 +19,8 @@ GetBlob = Callable[[bytes], bytes | None]
 
 SPARE_DEPTH = 32
 """What a task wrote ends up some levels deeper in the next checkpoint."""
+SHARED_BYTES_MIN = 8 * 1024
+"""Half of what counts as large elsewhere: what a task wrote is stored again in the next checkpoint, if not more often."""
 _FIELDS = 4
 """Parts of one write in the body of a task."""
 
@@ -72,7 +74,7 @@ def pack_thread(thread_id: str, write: ThreadWrite, memo: BlobMemo) -> PackedThr
     for row in write.checkpoints:
         check_names(ns=row.ns, checkpoint_id=row.checkpoint_id, parent_id=row.parent_id)
         slot = Slot(row.ns, row.checkpoint_id)
-        packed = pack(row.body, memo, context=place(thread_id, slot, row.parent_id), spare_depth=SPARE_DEPTH)
+        packed = _pack(row.body, memo, place(thread_id, slot, row.parent_id))
         blobs.update(packed.blobs)
         checkpoints.append(KeptCheckpoint(slot, row.parent_id, packed.data))
     by_task: dict[Slot, list[WriteRow]] = {}
@@ -116,11 +118,15 @@ def pack_writes(thread_id: str, slot: Slot, writes: Sequence[WriteRow], memo: Bl
         parts += (row.idx, None if row.task_path == path else row.task_path, row.channel, row.body)
         path = row.task_path
     try:
-        return pack(parts, memo, context=place(thread_id, slot), spare_depth=SPARE_DEPTH)
+        return _pack(parts, memo, place(thread_id, slot))
     except UnstorableValueError:
         for row in writes:
             pack(row.body, memo, spare_depth=SPARE_DEPTH)  # Names the path as the caller knows it.
         raise
+
+
+def _pack(value: Any, memo: BlobMemo, context: bytes) -> Packed:
+    return pack(value, memo, context=context, spare_depth=SPARE_DEPTH, blob_bytes_min=SHARED_BYTES_MIN)
 
 
 def read_checkpoint(thread_id: str, kept: KeptCheckpoint, get_blob: GetBlob, memo: BlobMemo) -> CheckpointRow:

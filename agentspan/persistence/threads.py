@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from agentspan.engine import records as r
 
@@ -185,5 +185,17 @@ class ThreadStore(Protocol):
         Raises:
             ThreadOwnedError: `target` is the thread of an execution.
             ConfigurationError: `target` holds something else already (its copy may be there: this may be sent again).
+        """
+        ...
+
+
+@runtime_checkable
+class InlineThreadStore(Protocol):
+    """What a store can do besides whose loop serves nothing else."""
+
+    def write_threads(self, writes: Sequence[tuple[str, ThreadWrite]]) -> list[BaseException | None]:
+        """Store writes to several threads at once, before this returns; each all or none.
+
+        Returns for each of them None, or what `ThreadStore.write_thread` would have raised.
         """
         ...

@@ -160,6 +160,22 @@ def test_whoever_comes_later_does_not_pass_those_in_line():
     assert (line.ahead_of("b"), line.ahead_of("c"), line.ahead_of("a")) == (0, 1, None)
 
 
+@virtual
+async def test_room_grows_with_the_cluster_and_those_in_line_get_it():
+    async with house(settings=replace(PACKED, hosts_max=None, starts_at_once=None, host_capacity=5)) as home:
+        await jump(5)
+        await submit(home, 18)
+        await home.at_work(10)
+        await jump(5)
+        assert (len(hosts(home)), home.supervision.queued) == (2, 8)
+        home.fleet.cores_now = 4
+        await home.at_work(18)
+        assert (len(hosts(home)), home.supervision.queued) == (4, 0)
+        home.fleet.cores_now = 1
+        await jump(5)
+        assert len(hosts(home)) == 4, "what runs is left where it is"
+
+
 # --- deaths
 
 

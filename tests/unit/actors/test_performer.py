@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from agentspan.actors.driver import Driver
 from agentspan.actors.feed import Feed
-from agentspan.actors.performer import ERROR_CHARS_MAX, AgentPerformer, PerformerSettings
+from agentspan.actors.performer import AgentPerformer, PerformerSettings
+from agentspan.actors.toolcall import ERROR_CHARS_MAX
 from agentspan.agents import Agent, CallbackHandler, InstructionsContext, TerminalToolError, ToolContext, tool
 from agentspan.engine import records as r
 from agentspan.engine.apply import apply
@@ -38,6 +39,11 @@ def performer_of(agent: Agent, model: Any = None, **options: Any) -> AgentPerfor
     return AgentPerformer(agent, model=lambda name, url: model, clock=lambda: T0, **options)
 
 
+def report(*records: Any, **more: Any) -> Future[None]:
+    """Nobody listens."""
+    return Future()
+
+
 def hero(*tools: Any, **options: Any) -> Agent:
     return Agent("hero", model="scripted/hero", tools=list(tools), **options)
 
@@ -48,7 +54,7 @@ async def perform(function: Any, *, attempt: int = 1, state: ExecutionState | No
     if state is None:
         state = state_of([started(), answered(plan("c1", name))])
         state.root.calls[0].failures = attempt - 1
-    return await performer_of(hero(function), **options).call_tool(state, CallTool("", "c1", attempt))
+    return await performer_of(hero(function), **options).perform(state, CallTool("", "c1", attempt), report)
 
 
 # --- tools: where they run
@@ -260,7 +266,7 @@ async def test_edited_arguments_that_do_not_fit_are_a_failure_that_is_not_tried_
 
 async def test_a_tool_that_the_agent_no_longer_has_is_a_failure():
     state = state_of([started(), answered(plan("c1", "gone"))])
-    record = await performer_of(hero()).call_tool(state, CallTool("", "c1", 1))
+    record = await performer_of(hero()).perform(state, CallTool("", "c1", 1), report)
     assert "no longer part of this agent" in record.error  # type: ignore[union-attr]
 
 
@@ -517,7 +523,7 @@ async def test_callbacks_hear_of_everything_and_their_failures_are_logged_and_ha
     state = state_of([started()])
     await performer.on_start(state)
     apply(state, await performer.call_model(state, CallModel("", 1, 1)))
-    record = await performer.call_tool(state, CallTool("", "call_0_0", 1))
+    record = await performer.perform(state, CallTool("", "call_0_0", 1), report)
     assert isinstance(record, r.ToolReturned)
     apply(state, record)
     await performer.on_end(state, r.Finished(at=T0, status="COMPLETED", finish_reason="stop", output="Done."))
@@ -598,9 +604,9 @@ async def test_an_attempt_lost_in_a_crash_takes_no_retry_away():
 
     state = state_of([started(), answered(plan("c1", "fails"))])
     performer = performer_of(hero(fails))
-    assert (await performer.call_tool(state, CallTool("", "c1", 5))).retry_at == T0 + 3
+    assert (await performer.perform(state, CallTool("", "c1", 5), report)).retry_at == T0 + 3
     state.root.calls[0].failures = 1
-    assert (await performer.call_tool(state, CallTool("", "c1", 6))).retry_at is None
+    assert (await performer.perform(state, CallTool("", "c1", 6), report)).retry_at is None
 
 
 async def test_a_result_too_deep_to_store_is_told_to_the_model_and_not_tried_again():

@@ -190,7 +190,7 @@ class World:
 
     async def run(self, store: Store, execution_id: str) -> str:
         config = HostConfig(
-            store_url=self.settings.store_url, key_path=str(self.settings.key_path), hibernate_after_s=0.0
+            store_url=self.settings.store_url, key=self.settings.key_path.read_bytes(), hibernate_after_s=0.0
         )
         residence = Residence(config, unpack=unpacked, actor_name=execution_id, node="n1")
         taken = await store.take_over(execution_id, host=residence.host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import inspect
 import logging
@@ -151,15 +152,16 @@ class Graph:
 
     def _described(self) -> dict[str, Any]:
         app, bound = self.app, {**(self.app.config or {}), **self.config}
+        picture = drawing.picture(app)
         return {
             "kind": self.kind,
             "name": self.name,
-            "langgraph": metadata.version("langgraph"),
+            "langgraph": _langgraph_version(),
             "nodes": structure.user_nodes(app),
             "fields": structure.channel_names(app),
-            "edges": drawing.edges(app),
+            "edges": picture.edges,
             "subgraphs": sorted(name for name, _ in structure.subgraphs(app)),
-            "mermaid": drawing.mermaid(app),
+            "mermaid": picture.mermaid,
             "fingerprint": structure.fingerprint(app),
             "input": describe_input(app),
             "output": _output_fields(app),
@@ -200,6 +202,11 @@ class Graph:
         """The names of the modules that the functions of its nodes come from."""
         functions: Iterator[tuple[str, Callable[..., Any]]] = structure.node_functions(self.app)
         return {str(getattr(function, "__module__", "")) for _, function in functions}
+
+
+@functools.cache
+def _langgraph_version() -> str:
+    return metadata.version("langgraph")
 
 
 def _named(place: str) -> Any:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from langgraph.checkpoint.base import copy_checkpoint
+from langgraph.checkpoint.base import CheckpointTuple, copy_checkpoint
 
 from agentspan.frameworks.langgraph.running.telling import Teller
 from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
@@ -19,14 +19,15 @@ from agentspan.persistence.threads import CheckpointRow, Report, ThreadStore, Th
 
 T = TypeVar("T")
 
-WRITES_WITHIN_S = 0.001
-"""How long what a task wrote waits for the checkpoint that usually follows at once."""
+WRITES_WITHIN_S = 0.003
+"""How long what a task wrote waits for the checkpoint that usually follows at once: within a millisecond, with a core for
+itself."""
 
 
 class ExecutionPort:
     """A `ThreadPort` onto one execution. `push` and `read` may be called from any thread, also from the graph's own.
 
-    What a task wrote waits a millisecond, on this side, for the checkpoint that usually follows: then a super-step crosses
+    What a task wrote waits a moment, on this side, for the checkpoint that usually follows: then a super-step crosses
     to the driver once, and is one commit.
     """
 
@@ -196,6 +197,12 @@ class ExecutionSaver(AgentSpanSaver):
         self.head: Any = None
         """The root graph's last checkpoint as it was read last (a `CheckpointTuple`), or None."""
         self._is_current = False
+        self._last_put: CheckpointTuple | None = None
+
+    def run_is_over(self) -> None:
+        """No node runs any more: if nothing was written on the last checkpoint, it is the head, and need not be read."""
+        if self._last_put is not None:
+            self.head, self._is_current = self._last_put, True
 
     async def aget_tuple(self, config: Any) -> Any:
         """See `AgentSpanSaver`. The head is read and decoded once, however often LangGraph and we look at it."""
@@ -233,6 +240,12 @@ class ExecutionSaver(AgentSpanSaver):
         self, thread_id: str, ns: str, checkpoint: Any, metadata: Mapping[str, Any], row: CheckpointRow
     ) -> Future[None]:
         self._is_current = False
+        if not ns:
+            place = {"thread_id": thread_id, "checkpoint_ns": ns}
+            at: Any = {"configurable": {**place, "checkpoint_id": row.checkpoint_id}}
+            parent: Any = {"configurable": {**place, "checkpoint_id": row.parent_id}} if row.parent_id else None
+            kept: Any = dict(metadata)
+            self._last_put = CheckpointTuple(at, checkpoint, kept, parent, [])
         return super()._push_checkpoint(thread_id, ns, checkpoint, metadata, row)
 
     def _push_task_writes(
@@ -246,6 +259,8 @@ class ExecutionSaver(AgentSpanSaver):
         rows: Sequence[WriteRow],
     ) -> Future[None]:
         self._is_current = False
+        if not ns:
+            self._last_put = None
         # What the task wrote, and the events about it, in one commit.
         self._told.end(ns.split("|") if ns else (), task_id, task_path, writes)
         return super()._push_task_writes(thread_id, ns, checkpoint_id, task_id, task_path, writes, rows)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agentspan.agents.spec import AgentSpec
@@ -65,6 +65,7 @@ class GraphPerformer:
         patches.apply()
         self.graph = graph
         self.spec = AgentSpec(name=graph.name, model="")
+        self.notes: Mapping[Effect, str] = {}
         self._store = store
         self._graphs = loop
         self._token = token
@@ -186,6 +187,7 @@ class _Run:
         await self._port.flushed()
         if last is _HELD:
             return r.GraphHeld(at=self._now(), path=self._path, run=self._number)
+        self._saver.run_is_over()
         snapshot = await self._app.aget_state(config)
         head = self._saver.head
         waits = await self._waits(snapshot, head, config)
