@@ -174,10 +174,11 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             if reduced is not NotImplemented:
                 return reduced
         reduced = super().reducer_override(obj)
-        if reduced is NotImplemented and issubclass(kind, type):
-            _note_named(obj)
-        if isinstance(obj, type) and isinstance(reduced, tuple) and len(reduced) > 2:
-            _keep_own_name(obj, reduced[2][0])
+        if issubclass(kind, type):
+            if reduced is NotImplemented:
+                _note_named(obj)
+            elif isinstance(reduced, tuple) and len(reduced) > 2:
+                _keep_own_name(obj, reduced[2][0])
         return reduced
 
     def _typed_dict_reduce(self, obj: Any) -> Any:

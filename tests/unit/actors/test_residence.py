@@ -68,10 +68,8 @@ class Workshop:
 @asynccontextmanager
 async def house(tmp_path: Path, shop: Workshop, monkeypatch: Any) -> AsyncIterator[House]:
     url = f"sqlite:///{tmp_path / 's.db'}"
-    key = tmp_path / "server.key"
-    key.write_bytes(b"k" * 32)
     agent = shop.agent()
-    config = HostConfig(store_url=url, key_path=str(key), parallel_tools_max=THREADS)
+    config = HostConfig(store_url=url, key=b"k" * 32, parallel_tools_max=THREADS)
     store = await open_store(url)
     residence = Residence(config, unpack=lambda row, key: agent, actor_name="host", node="n")
     made = House(store, residence)
