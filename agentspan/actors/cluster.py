@@ -119,13 +119,13 @@ class RayConnection:
         return envelope
 
 
-def start_local(settings: Settings, *, num_cpus: int | None = None) -> str:
+def start_local(settings: Settings, *, num_cpus: int | None = None, only_loopback: bool = True) -> str:
     """Start a Ray cluster in this process's care and the supervisor in it. Returns the cluster's address.
 
-    It listens on loopback alone, unless RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER says otherwise.
+    With `only_loopback` it listens on loopback alone, unless RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER says otherwise.
     """
     _hush()
-    with loopback(True):
+    with loopback(only_loopback):
         context = ray.init(
             address="local",
             namespace=NAMESPACE,

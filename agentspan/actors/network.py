@@ -28,7 +28,8 @@ def is_on_loopback_alone(address: str) -> bool:
         return False
     from ray.util import get_node_ip_address
 
-    return not is_listening(f"{get_node_ip_address()}:{port}")
+    outer = get_node_ip_address()  # Of a process that is connected, the address of its node.
+    return outer.startswith("127.") or not is_listening(f"{outer}:{port}")
 
 
 def is_listening(address: str) -> bool:

@@ -101,7 +101,9 @@ def _serve_cluster(
     gate: subprocess.Popen[bytes] | None = None
     try:
         if settings.address is None:
-            address = cluster.start_local(settings, num_cpus=num_cpus)
+            # Ray Client's own servers do not find a cluster that listens on loopback alone.
+            only_loopback = ray_client_port is None
+            address = cluster.start_local(settings, num_cpus=num_cpus, only_loopback=only_loopback)
         else:
             address = cluster.join(settings.address)
             cluster.ensure_supervisor(settings)

@@ -113,9 +113,9 @@ def finish(nodes: Fixture, ledger: Ledger, handles: list[AgentHandle]) -> int:
     return recovered
 
 
-def test_a_server_of_ours_listens_on_loopback_alone(server: Server, runtime: AgentRuntime) -> None:
-    assert runtime.server_info()
-    found = listening(server.processes())
+def test_a_server_of_ours_listens_on_loopback_alone(own_server: Server) -> None:
+    own_server.start()
+    found = listening(own_server.processes())
     assert len(found) >= 5
     assert {address for address in found if not address.endswith("0100007F")} == set()
 

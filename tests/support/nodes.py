@@ -99,7 +99,7 @@ def joined(server: Server, address: str) -> Iterator[RayNode]:
     """A node with plenty of cores that joins the cluster of a server."""
     node = subprocess.Popen(
         [sys.executable, "-m", "tests.support.nodes", str(server.home), "--join", address],
-        env={**server.environment, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
+        env={**server.environment, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if address.startswith("127.") else "1"},
         cwd=Path(__file__).parents[2],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentspan.actors.environment import token_source
-from agentspan.actors.network import SWITCH, check_entry, is_listening, loopback
+from agentspan.actors.network import SWITCH, check_entry, is_listening, is_on_loopback_alone, loopback
 from agentspan.actors.server import serve
 from agentspan.config import Settings
 from agentspan.errors import ConfigurationError, ServerUnavailableError
@@ -91,3 +91,20 @@ def test_a_server_of_another_cluster_refuses_what_it_cannot_do(
     with pytest.raises(ConfigurationError, match=match):
         serve(Settings(home=home, address=address), num_cpus=num_cpus)
     assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "outer", "alone"),
+    [
+        ("127.0.0.1:{port}", "127.0.0.1", True),  # Connected to a cluster on loopback.
+        ("127.0.0.1:{port}", "127.0.0.2", True),
+        ("10.0.0.1:{port}", "127.0.0.1", False),
+        ("auto", "127.0.0.1", False),
+    ],
+)
+def test_which_clusters_listen_on_loopback_alone(
+    monkeypatch: pytest.MonkeyPatch, address: str, outer: str, alone: bool
+) -> None:
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: outer)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert is_on_loopback_alone(address.format(port=listener.getsockname()[1])) is alone
