@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := .venv-oldest/.ready
 
-.PHONY: demo test test-oldest check lint types imports bench lock clean help
+.PHONY: demo test test-oldest check lint types imports bench soak lock clean help
 
 help: ## Say what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,10 @@ imports: $(READY)
 
 bench: $(READY) ## Measure, and print ratios
 	$(BIN)/python -m benchmarks
+
+soak: $(READY) ## Ten minutes of faults under load (SEED=7 MINUTES=60 STORE=sqlite RETENTION=60s)
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) --store $(or $(STORE),both) $(if $(SEED),--seed $(SEED)) \
+		$(if $(RETENTION),--retention $(RETENTION))
 
 lock: ## Pin the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --extra client --extra postgres --group dev --universal --python-version 3.11 --upgrade \

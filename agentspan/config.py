@@ -5,10 +5,11 @@ Every field can be set by an environment variable `AGENTSPAN_<FIELD>`; nothing r
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agentspan.errors import ConfigurationError
@@ -16,6 +17,26 @@ from agentspan.limits import parse_limits
 
 NAMESPACE = "agentspan"
 """The Ray namespace of every AgentSpan actor."""
+
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of a span of time: `500ms`, `90s`, `30m`, `12h`, `30d`, `2w`.
+
+    Raises:
+        ValueError: It is none; says how to write one.
+    """
+    match = _SPAN.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration. Write a number and a unit: 90s, 30m, 12h, 30d or 2w.")
+    return float(match[1]) * _UNITS_S[match[2]]
+
+
+def _span(value: Any) -> Any:
+    return (seconds_of(value) if value.strip() else None) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -49,6 +70,8 @@ class Settings(BaseSettings):
     """Deadline of every remote call a client makes, beside the time it asked to wait."""
     parallel_tools_max: int = Field(default=64, ge=1)
     """Threads for blocking tools in one actor, whether it runs one execution or many."""
+    resources_wait_s: float = Field(default=30.0, ge=0)
+    """How long a tool call waits when no node has the resources it asks for (one may be coming up), before it fails."""
     placement: Literal["dedicated", "packed"] = "dedicated"
     """Where executions run: each in a process of its own, or many together in host processes. A deployment and a start
     can say otherwise."""
@@ -56,6 +79,9 @@ class Settings(BaseSettings):
     """Packed executions in one host process."""
     hosts_max: int | None = Field(default=None, ge=1)
     """Host processes; one for each core of the cluster by default. What has no room waits as QUEUED."""
+    retention: Annotated[float | None, BeforeValidator(_span)] = Field(default=None, gt=0)
+    """How long executions are kept after their end, as `30d` or `12h`; then the server removes them with all that only they
+    refer to. Kept until `agent-span gc` by default."""
     actors_max: int | None = Field(default=None, ge=1)
     """Dedicated executions with a process at the same time; no limit by default. Others wait as QUEUED, in order."""
     model_limits: str = ""

@@ -6,11 +6,24 @@ parse the text, and it survives the trip between processes: it pickles by its fa
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Any, ClassVar
+
+from agentspan.wording import a
 
 
 def _rebuild(cls: type[AgentspanError], facts: dict[str, Any]) -> AgentspanError:
     return cls(**facts)
+
+
+class _Words(Formatter):
+    """`{noun:a}` is the noun with its article."""
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        return a(str(value)) if format_spec == "a" else super().format_field(value, format_spec)
+
+
+_WORDS = _Words()
 
 
 class AgentspanError(Exception):
@@ -22,7 +35,7 @@ class AgentspanError(Exception):
         self.facts = facts
         for name, value in facts.items():
             setattr(self, name, value)
-        super().__init__(self.template.format(**facts))
+        super().__init__(_WORDS.format(self.template, **facts))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.facts)
@@ -59,6 +72,21 @@ class ToolArgumentsError(AgentspanError, ValueError):
     )
 
 
+class ToolResourcesError(AgentspanError):
+    """A tool asks for more than any node of the cluster has, so its call cannot run."""
+
+    template = (
+        "Tool {tool!r} asks for {needs}, and no node of the cluster has so much. There are nodes with: {nodes}. "
+        "Ask for less, or add a node; AGENTSPAN_RESOURCES_WAIT_S says how long a call waits for one."
+    )
+
+
+class ToolLostError(AgentspanError):
+    """The process that ran a tool call died. The execution goes on."""
+
+    template = "The process that ran tool {tool!r} died ({problem}); whether the call took effect is unknown."
+
+
 class OutputFormatError(AgentspanError, ValueError):
     """A model's answer does not fit the agent's `output_type`. The text is written for the model.
 
@@ -74,7 +102,7 @@ class OutputFormatError(AgentspanError, ValueError):
 class InvalidPromptError(AgentspanError, TypeError):
     """The prompt is not text, a list of chat messages, or (for graphs) a state."""
 
-    template = "The prompt for agent {agent!r} is a {found}; pass {expected}."
+    template = "The prompt for agent {agent!r} is {found:a}; pass {expected}."
 
 
 class UnknownExecutionError(AgentspanError, LookupError):
@@ -102,6 +130,16 @@ class ExecutionFinishedError(AgentspanError):
     """The execution has ended, so it can take no more signals."""
 
     template = "Execution {execution_id!r} ended as {status}; it cannot take {signal!r} any more. Start a new one."
+
+
+class UnheardSignalError(AgentspanError):
+    """What runs is a graph, which takes neither messages nor notes; nothing was stored."""
+
+    template = (
+        "Execution {execution_id!r} runs {agent!r}, a graph, and nothing in a graph would hear this {signal}, so it was not "
+        "accepted. Where a node is to hear from people, let it ask with `interrupt()`, and answer with `handle.respond()`; "
+        "to go on with a conversation, start the graph again with the same `session_id`."
+    )
 
 
 class DecisionError(AgentspanError):
@@ -201,7 +239,7 @@ class StoreUnavailableError(PersistenceError):
 class UnstorableValueError(PersistenceError, TypeError):
     """A value is not plain data, so it cannot be recorded."""
 
-    template = "{path} is a {found}, which cannot be recorded. Return JSON data: {hint}"
+    template = "{path} is {found:a}, which cannot be recorded. Return JSON data: {hint}"
 
 
 # --- code on the cluster -------------------------------------------------------------------------------------------
@@ -300,6 +338,15 @@ class ServerUnavailableError(ServerError, ConnectionError):
     """No server answers. Nothing that was acknowledged is lost."""
 
     template = "No AgentSpan server answers at {where}: {problem}"
+
+
+class AuthenticationError(ServerError, PermissionError):
+    """A Ray cluster does not take this process's token. Nothing was done."""
+
+    template = (
+        "The Ray cluster at {where} does not take this process's token: {source}. Copy `ray.token` from the home of the "
+        "cluster's server to this home, or set RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the cluster's token."
+    )
 
 
 class ServerGoneError(ServerUnavailableError):

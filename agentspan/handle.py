@@ -97,7 +97,7 @@ class AgentHandle:
         return await self.runtime.history_async(self.execution_id, limit=limit)
 
     async def fork_async(
-        self, *, step: int | None = None, state: Any = None, as_node: str | None = None
+        self, *, step: int | None = None, state: Any = None, as_node: str | None = None, agent: Any = None
     ) -> AgentHandle:
         """Start a new execution from one of its states; this one is not touched.
 
@@ -106,11 +106,16 @@ class AgentHandle:
             state: What to change in it first. For a graph an update as a node would return it (reducers apply); for an
                 agent `{"messages": [...]}` replaces the conversation, `{"state": {...}}` updates what tools share.
             as_node: Graphs: the node the update counts as coming from.
+            agent: The `Agent` or graph that goes on, or its name as it is deployed now: one in which a mistake was put
+                right, say. By default the version that this execution runs. What it would lose of the state (a node that
+                comes next, a field, a class, a tool that was called) is refused.
 
         Raises:
-            UnknownExecutionError, ConfigurationError: No such execution or step. Nothing was started.
+            UnknownExecutionError, AgentNotFoundError: There is no such execution, or no agent of that name.
+            ConfigurationError, UnknownStateTypeError: There is no such step, or the state does not fit. In all cases
+                nothing was started.
         """
-        return await self.runtime.fork_async(self.execution_id, step=step, state=state, as_node=as_node)
+        return await self.runtime.fork_async(self.execution_id, step=step, state=state, as_node=as_node, agent=agent)
 
     # --- decisions
 
@@ -179,11 +184,19 @@ class AgentHandle:
     # --- signals
 
     async def send_async(self, message: Any, *, by: str | None = None) -> None:
-        """Put a message into the execution's queue, for its `wait_for_message_tool`."""
+        """Put a message into the execution's queue, for its `wait_for_message_tool`.
+
+        Raises:
+            ExecutionFinishedError: It has ended.
+            UnheardSignalError: It runs a graph. Nothing was sent.
+        """
         await self.runtime._send(self.execution_id, "message", value=message, by=by)
 
     async def signal_async(self, message: str, *, by: str | None = None) -> None:
-        """Add a note to every model call from now on, until the next one replaces it; empty takes it away."""
+        """Add a note to every model call from now on, until the next one replaces it; empty takes it away.
+
+        Errors as `send`.
+        """
         await self.runtime._send(self.execution_id, "guide", text=message, by=by)
 
     async def pause_async(self, *, by: str | None = None) -> None:
@@ -199,7 +212,10 @@ class AgentHandle:
         await self.runtime._send(self.execution_id, "cancel", text=reason, by=by)
 
     async def stop_async(self, *, by: str | None = None) -> None:
-        """End it after the current turn: COMPLETED, finish reason `stopped`."""
+        """End it after the current turn (a graph: super-step): COMPLETED, finish reason `stopped`.
+
+        The `state` of a graph's result is then the last that was committed.
+        """
         await self.runtime._send(self.execution_id, "stop", by=by)
 
     get_status = twin(get_status_async)
@@ -252,14 +268,8 @@ class AsyncAgentStream:
         return event
 
     async def _fetch(self) -> None:
-        page = await self.handle.runtime._call(
-            "events",
-            timeout_s=LONG_POLL_S,
-            execution_id=self.execution_id,
-            after=self._cursor,
-            after_token=self._token_cursor,
-            tokens=self._tokens,
-            wait_s=LONG_POLL_S,
+        page = await self.handle.runtime._events(
+            self.execution_id, self._cursor, self._token_cursor, tokens=self._tokens
         )
         self._token_cursor = page["next_token"]
         for text in page["tokens"] if self._tokens else ():

@@ -9,20 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from agentspan import travel
 from agentspan.agents.agent import Agent
 from agentspan.agents.context import INSIDE
 from agentspan.agents.events import AgentEvent
-from agentspan.agents.results import AgentResult, DeploymentInfo, HistoryState
+from agentspan.agents.results import AgentResult, DeploymentInfo, FinishReason, HistoryState
 from agentspan.bridge import run_sync, twin
 from agentspan.client import Client
 from agentspan.config import check_placement
 from agentspan.errors import AgentspanError, ConfigurationError, ServerTimeoutError
-from agentspan.handle import FOREVER_S, LONG_POLL_S, AgentHandle, AgentStream, AsyncAgentStream, new_id, read_back
+from agentspan.handle import FOREVER_S, LONG_POLL_S, AgentHandle, AgentStream, AsyncAgentStream, read_back
 from agentspan.submission import (
     GRAPH,
     StartCall,
     agent_request,
-    check_change,
     check_seconds,
     deploy_terms,
     deployable,
@@ -33,6 +33,7 @@ from agentspan.submission import (
 
 if TYPE_CHECKING:
     from agentspan.actors.clienthost import ClientHost
+    from agentspan.persistence.store import DeploymentRow
 
 GRACE_S = 5.0
 """How much longer than it was told to a wait may take, when the server is slow or is being started again."""
@@ -204,13 +205,7 @@ class AgentRuntime(Client):
         _check_host(host, [known])
         if known is not None:
             request = self._request_for(known, call)
-            await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
-            row = self._arranged(_packed(known, host), {})
-            if row.deployment_id not in self._deployed:
-                warn_of_losses(known)
-                await self._deploy_row(row, known)
-            if host is not None:
-                await self._client_host().look_after(row.deployment_id, known)
+            row = await self._deployed_row(known, host)
             request["deployment_id"] = row.deployment_id
             spec = row.spec
         else:
@@ -224,8 +219,19 @@ class AgentRuntime(Client):
         request["parent"] = INSIDE.get()
         created = await self._call("submit", new=request, tokens=tokens)
         if host is not None and known is not None:
-            await self._client_host().run(created["execution_id"], known)
+            await self._client_host().run(created["execution_id"], known, tokens=tokens)
         return AgentHandle(created["execution_id"], self, agent=known)
+
+    async def _deployed_row(self, known: Any, host: str | None) -> DeploymentRow:
+        """The deployment of an agent or graph, made if need be."""
+        await self._connected()  # First of all: it says how Ray is to be imported, which packing does.
+        row: DeploymentRow = self._arranged(_packed(known, host), {})
+        if row.deployment_id not in self._deployed:
+            warn_of_losses(known)
+            await self._deploy_row(row, known)
+        if host is not None:
+            await self._client_host().look_after(row.deployment_id, known)
+        return row
 
     def _request_for(self, known: Any, call: StartCall) -> dict[str, Any]:
         if isinstance(known, Agent):
@@ -293,6 +299,23 @@ class AgentRuntime(Client):
             raise ConfigurationError(problem="stream() needs an agent and a prompt, or a handle.")
         return await self.start_async(agent, prompt, tokens=tokens, **more)
 
+    async def _events(self, execution_id: str, after: int, after_token: int, *, tokens: bool) -> dict[str, Any]:
+        """A page of events, from this process if it runs the execution: nobody else hears the tokens then."""
+        if self._host is not None:
+            live = await self._host.poll(execution_id, after, after_token, LONG_POLL_S, tokens)
+            if live is not None and (live["events"] or live["tokens"] or not live["closed"]):
+                return {**live, "settled": False}
+        page: dict[str, Any] = await self._call(
+            "events",
+            timeout_s=LONG_POLL_S,
+            execution_id=execution_id,
+            after=after,
+            after_token=after_token,
+            tokens=tokens,
+            wait_s=LONG_POLL_S,
+        )
+        return page
+
     async def resume_async(self, execution_id: str, agent: Agent | None = None) -> AgentHandle:
         """The handle of an execution that exists, after making sure that a server looks after it.
 
@@ -324,19 +347,19 @@ class AgentRuntime(Client):
 
     async def _typed(self, result: AgentResult, agent: Any, state: bytes) -> AgentResult:
         """The result with typed output, or a graph's state, where this process can have the types."""
-        if not result.is_success or (result.output is None and not state):
+        is_cut_short = result.finish_reason is FinishReason.STOPPED
+        if not result.is_success or (result.output is None and not state and not is_cut_short):
             return result
         if agent is None:
             agent = await self._agent_of(result.execution_id)
         if agent is None:
             return result
         if not isinstance(agent, Agent):
-            from agentspan.frameworks.langgraph.app.graphtypes import serde_of
             from agentspan.frameworks.langgraph.app.outputs import role_messages
 
-            values = serde_of(agent).loads(state)
+            values = await travel.final_state(self, agent, result.execution_id, state)
             return replace(result, state=values, messages=role_messages(values))
-        if agent.spec().output_schema is None or isinstance(result.output, str):
+        if agent.spec().output_schema is None or result.output is None or isinstance(result.output, str):
             return result
         return replace(result, output=agent.load_output(result.output))
 
@@ -368,54 +391,19 @@ class AgentRuntime(Client):
 
     async def history_async(self, execution_id: str, *, limit: int | None = 100) -> list[HistoryState]:
         """As `AgentHandle.history`."""
-        deployment = (await self._call("show", execution_id=execution_id))["deployment"] or {}
-        if deployment.get("kind") != GRAPH:
-            told = await self._call("history", execution_id=execution_id, limit=limit)
-            return [read_back(HistoryState, plain) for plain in told]
-        from agentspan.actors.shipping import load
-        from agentspan.frameworks.langgraph.running.remote import history
-        from agentspan.persistence.store import DeploymentRow
-
-        graph = self._here(deployment)
-        if graph is None:
-            graph = load(DeploymentRow(**await self._call("code", execution_id=execution_id)))
-
-        async def ask(method: str, args: dict[str, Any]) -> Any:
-            return await self._call("thread", method=method, args=args)
-
-        return [state async for state in history(graph, execution_id, ask, limit=limit)]
+        return await travel.history(self, execution_id, limit)
 
     async def fork_async(
-        self, execution_id: str, *, step: int | None = None, state: Any = None, as_node: str | None = None
+        self,
+        execution_id: str,
+        *,
+        step: int | None = None,
+        state: Any = None,
+        as_node: str | None = None,
+        agent: Any = None,
     ) -> AgentHandle:
         """As `AgentHandle.fork`."""
-        deployment = (await self._call("show", execution_id=execution_id))["deployment"] or {}
-        forked_state = state
-        if deployment.get("kind") == GRAPH:
-            if step is not None and all(
-                found.step != step for found in await self.history_async(execution_id, limit=None)
-            ):
-                raise ConfigurationError(
-                    problem=f"Execution {execution_id!r} has no step {step}; see handle.history()."
-                )
-            check_change(execution_id, deployment["spec"], state, as_node)
-            if state is not None or as_node is not None:
-                from agentspan.frameworks.langgraph.app.graphtypes import serde_of
-                from agentspan.frameworks.langgraph.state.serde import StateSerde
-
-                known = await self._agent_of(execution_id)
-                serde = StateSerde() if known is None else serde_of(known)
-                forked_state = serde.dumps({"values": state, "as_node": as_node}, path="$state")
-        elif as_node is not None:
-            raise ConfigurationError(problem=f"as_node is for graphs; execution {execution_id!r} is of an Agent.")
-        request = {
-            "request_id": new_id(),
-            "forked_from": execution_id,
-            "forked_step": step,
-            "forked_state": forked_state,
-        }
-        created = await self._call("submit", new=request)
-        return AgentHandle(created["execution_id"], self)
+        return await travel.fork(self, execution_id, step=step, state=state, as_node=as_node, agent=agent)
 
     # --- steering
 

@@ -13,6 +13,7 @@ from agentspan.agents.nearest import did_you_mean
 from agentspan.config import check_placement
 from agentspan.errors import ConfigurationError, InvalidPromptError
 from agentspan.handle import new_id
+from agentspan.wording import a
 
 GRAPH = "langgraph"
 """`DeploymentRow.kind` of a LangGraph graph."""
@@ -69,8 +70,8 @@ def deployable(agent: Any, types: tuple[type, ...] = ()) -> Any:
         if is_graph(agent):
             return Graph.of(agent, types=types)
     raise ConfigurationError(
-        problem="An Agent, a LangGraph graph, or the name of a deployed one is needed, not a "
-        f"{type(agent).__name__}: {agent!r:.80}"
+        problem="An Agent, a LangGraph graph, or the name of a deployed one is needed, not "
+        f"{a(type(agent).__name__)}: {agent!r:.80}"
     )
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from agentspan.persistence.sqlite import SqliteStore
-from agentspan.persistence.sqlite_file import CHECKPOINT_PAGES, JOURNAL_BYTES_MAX, PAGE_BYTES
+from agentspan.persistence.sqlite_file import CHECKPOINT_PAGES, JOURNAL_BYTES_MAX, PAGE_BYTES, log_bytes
 from agentspan.persistence.store import Commit, JournalEntry, NewExecution, RowChange
 
 BODY_BYTES = 2000
@@ -124,12 +124,11 @@ async def bytes_per_step(folder: Path, body_bytes: int, executions: int, steps: 
     async with SqliteStore.open(path) as store:
         for number in range(executions):
             await begin(store, f"{number:032x}")
-        log = path.with_name(path.name + "-wal")
-        before, groups = log.stat().st_size, store.transactions
+        before, groups = log_bytes(path), store.transactions
         for seq in range(1, steps + 1):
             for number in range(executions):
                 await store.commit(step(f"{number:032x}", seq, tool_body(body_bytes)))
-        written = (log.stat().st_size - before) / (steps * executions)
+        written = (log_bytes(path) - before) / (steps * executions)
         assert store.transactions - groups == steps * executions
     print(f"bytes per step: {body_bytes} B records, {executions:2} executions in turn, {steps} steps: {written:.0f}")
 

@@ -39,6 +39,8 @@ async def forked(store: Store, new: dict[str, Any]) -> dict[str, Any]:
     row = await store.row(source)
     first = (await store.journal(source, limit=1))[0].body
     step, changes = new.get("forked_step"), new.get("forked_state")
+    if new.get("deployment_id") not in (None, row.deployment_id):
+        await _check_version(store, source, new, first)
     if first.get("graph") is None:
         if step is not None and not 0 <= step <= row.seq:
             problem = f"Execution {source!r} has no step {step}; its steps are 0 to {row.seq}."
@@ -49,12 +51,46 @@ async def forked(store: Store, new: dict[str, Any]) -> dict[str, Any]:
         "agent": row.agent,
         "deployment_id": row.deployment_id,
         "prompt": first.get("prompt"),
-        "graph": first.get("graph"),
+        "graph": None if first.get("graph") is None else _same_thread(source, first),
         "timeout_s": first.get("timeout_s"),
         "metadata": {name: value for name, value in row.metadata.items() if name not in OURS},
         "placement": row.metadata.get(PLACEMENT),
         **new,
     }
+
+
+def _same_thread(source: str, first: dict[str, Any]) -> dict[str, Any]:
+    """How a graph's fork is run: its nodes see the `thread_id` that those before them saw, and find what they left under it.
+
+    So it is when LangGraph's users go on from an earlier checkpoint. `config["metadata"]["run_id"]` is the fork's own.
+    """
+    graph: dict[str, Any] = first["graph"]
+    return {**graph, "thread_id": graph.get("thread_id") or first.get("session_id") or source}
+
+
+async def _check_version(store: Store, source: str, new: dict[str, Any], first: dict[str, Any]) -> None:
+    """Refuse another version that cannot go on where an execution was. A graph's state is looked at by whoever has it."""
+    deployment = await store.deployment(new["deployment_id"])
+    if deployment is None:
+        raise ConfigurationError(problem=f"There is no deployment {new['deployment_id']!r} to fork {source!r} with.")
+    graph = first.get("graph")
+    if (deployment.kind == "agent") != (graph is None):
+        kinds = ("an Agent", "a graph") if graph is None else ("a graph", "an Agent")
+        raise ConfigurationError(
+            problem=f"Execution {source!r} is one of {kinds[0]}, and {deployment.agent!r} is {kinds[1]}."
+        )
+    if graph is None:
+        if "messages" not in (new.get("forked_state") or {}):
+            await forking.check_agent(store, source, new.get("forked_step"), deployment.spec)
+        return
+    for argument in ("interrupt_before", "interrupt_after"):
+        names = graph.get(argument)
+        gone = [name for name in names or () if name not in deployment.spec["nodes"]] if isinstance(names, list) else []
+        if gone:
+            raise ConfigurationError(
+                problem=f"Execution {source!r} was started with {argument}={gone!r}, and {deployment.agent!r} has no such "
+                "node: it would not stop there. Start a new one."
+            )
 
 
 def accepted(

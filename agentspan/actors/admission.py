@@ -106,6 +106,10 @@ class Admission:
         """Say how many executions each agent may have inside; those not named, any number. Ask for `next` afterwards."""
         self._limits = dict(limits)
 
+    def resize(self, *, packed: bool, places: int | None) -> None:
+        """Another number of places of a kind. Nobody who has one loses it. Ask for `next` afterwards."""
+        self._places[packed] = places
+
     def admits(self, claim: Claim) -> bool:
         """Whether it would be let in at once."""
         if claim.parent in self._inside:

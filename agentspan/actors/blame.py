@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from agentspan.actors.localcode import REASON_CHARS_MAX, dump
 from agentspan.actors.locality import Unshippable, local_modules_by_value
 from agentspan.frameworks.langgraph.app.pickling import travelling
+from agentspan.wording import a
 
 HOPS_MAX = 12
 """How deep `blame` looks; deeper finds no longer help a reader."""
@@ -93,7 +94,7 @@ def _search(value: Any, problem: Unshippable, test: Test, seen: set[int], depth:
 def _kind(value: Any) -> str:
     cls = type(value)
     name = cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else f"{cls.__module__}.{cls.__qualname__}"
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    return a(name)
 
 
 def _references(value: Any) -> Iterator[tuple[str, Any]]:

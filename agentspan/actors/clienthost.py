@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from agentspan.actors.driver import Driver
-from agentspan.actors.feed import Feed
+from agentspan.actors.feed import NO_TOKENS, Feed
 from agentspan.actors.givingup import give_up
 from agentspan.actors.presence import Presence
 from agentspan.agents.results import Status
@@ -88,6 +88,8 @@ class ClientHost:
         """By deployment ID and by name; the last that was given counts."""
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._drivers: dict[str, Driver] = {}
+        self._feeds: dict[str, Feed] = {}
+        """Of executions that are on here. Read from other threads."""
         self._watch: asyncio.Task[None] | None = None
         self._skipped: set[str] = set()
         self._leaving = False
@@ -104,9 +106,19 @@ class ClientHost:
         """
         await self._there(self._look_after(deployment_id, graph))
 
-    async def run(self, execution_id: str, graph: Graph) -> None:
-        """Begin to run an execution that was submitted. Returns at once."""
-        await self._there(self._begin(execution_id, graph))
+    async def run(self, execution_id: str, graph: Graph, *, tokens: bool = False) -> None:
+        """Begin to run an execution that was submitted, with its models' text as it streams in, if `tokens`. Returns at once."""
+        await self._there(self._begin(execution_id, graph, tokens=tokens))
+
+    async def poll(
+        self, execution_id: str, after: int, after_token: int, timeout_s: float, tokens: bool
+    ) -> dict[str, Any] | None:
+        """As `Residence.poll`: live events of an execution that is on in this process; None: ask the server."""
+        feed = self._feeds.get(execution_id)
+        if feed is None:
+            return None
+        feed.wants_tokens = feed.wants_tokens or tokens
+        return await feed.wait(after, after_token if tokens else NO_TOKENS, timeout_s)
 
     async def close(self) -> None:
         """Let go of everything at the next step border. Idempotent.
@@ -182,11 +194,31 @@ class ClientHost:
         mark = row.host.get("mark") if row.resident else None
         return mark is not None and mark != self._presence.mark and self._presence.is_there(mark)
 
-    async def _begin(self, execution_id: str, graph: Graph) -> None:
-        if execution_id not in self._lives and not self._leaving:
+    async def _begin(self, execution_id: str, graph: Graph, *, tokens: bool = False) -> None:
+        if self._leaving:
+            return
+        if execution_id not in self._lives:
+            self._feeds[execution_id] = Feed(execution_id)
             life = asyncio.create_task(self._live(execution_id, graph))
             self._lives[execution_id] = life
-            life.add_done_callback(lambda _: self._lives.pop(execution_id, None))
+            life.add_done_callback(lambda _: self._end(execution_id))
+        if tokens and (feed := self._feeds.get(execution_id)) is not None:
+            feed.wants_tokens = True
+
+    def _end(self, execution_id: str) -> None:
+        self._lives.pop(execution_id, None)
+        feed = self._feeds.pop(execution_id, None)
+        if feed is not None:
+            feed.close()
+
+    def _next_feed(self, execution_id: str) -> Feed:
+        """The feed of the incarnation that comes; that of the last one is closed."""
+        last = self._feeds[execution_id]
+        if not last.is_closed:
+            return last
+        feed = self._feeds[execution_id] = Feed(execution_id)
+        feed.wants_tokens = last.wants_tokens
+        return feed
 
     async def _live(self, execution_id: str, graph: Graph) -> None:
         failures = 0
@@ -214,13 +246,16 @@ class ClientHost:
         if taken.crashes > self._settings.recoveries_max:
             await give_up(store, execution_id, taken, why="its run failed each time", now=time.time())
             return False
+        feed = self._next_feed(execution_id)
         driver = self._drivers[execution_id] = Driver(
             execution_id=execution_id,
             epoch=taken.epoch,
             crashed=taken.crashed,
             store=store,
-            performer=GraphPerformer(graph, store=store, loop=self._runs),
-            feed=Feed(execution_id),
+            performer=GraphPerformer(
+                graph, store=store, loop=self._runs, token=feed.token, wants_tokens=lambda: feed.wants_tokens
+            ),
+            feed=feed,
             hibernate_after_s=FOREVER_S,
         )
         if self._leaving:

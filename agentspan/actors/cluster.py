@@ -7,35 +7,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 import time
-from collections.abc import Callable, Coroutine
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
 
 from agentspan.actors.desk import unpack_error
+from agentspan.actors.environment import token_source
 from agentspan.actors.execution import SUPERVISOR
+from agentspan.actors.network import check_entry, is_on_loopback_alone, loopback
+from agentspan.actors.nodes import Node
 from agentspan.actors.residence import HostConfig
-from agentspan.actors.shipping import load_key
+from agentspan.actors.shipping import load_key, verify
 from agentspan.actors.stay import SupervisionSettings
-from agentspan.actors.supervisor import SupervisorActor, SupervisorConfig
+from agentspan.actors.supervisor import SupervisorActor, SupervisorConfig, living_nodes, placed
+from agentspan.bridge import run_sync
 from agentspan.config import NAMESPACE, Settings
 from agentspan.errors import (
     AgentspanError,
+    AuthenticationError,
     ConfigurationError,
     ServerGoneError,
     ServerTimeoutError,
     ServerUnavailableError,
+    UntrustedCodeError,
 )
+from agentspan.persistence.opening import open_store
+from agentspan.persistence.postgres_url import is_postgres, without_password
+from agentspan.persistence.store import DeploymentRow
 
 log = logging.getLogger("agentspan.cluster")
 
 RETRY_PAUSE_S = 0.1
-CONNECT_MAX_S = 10.0
+KEY_TRIES = 20
+"""So many agents are looked at for one that this server's key has signed."""
 CHECK_UP_S = 0.5
 """How often a call that waits asks whether the server is still up."""
 
@@ -113,33 +120,42 @@ class RayConnection:
         return envelope
 
 
-def start_local(settings: Settings, *, num_cpus: int | None = None) -> str:
-    """Start a Ray cluster in this process's care and the supervisor in it. Returns the cluster's address."""
+def start_local(settings: Settings, *, num_cpus: int | None = None, only_loopback: bool = True) -> str:
+    """Start a Ray cluster in this process's care and the supervisor in it. Returns the cluster's address.
+
+    With `only_loopback` it listens on loopback alone, unless RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER says otherwise.
+    """
     _hush()
-    context = ray.init(
-        address="local",
-        namespace=NAMESPACE,
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=False,
-    )
+    with loopback(only_loopback):
+        context = ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
     ensure_supervisor(settings)
     return str(context.address_info["gcs_address"])
 
 
-def join(address: str) -> None:
-    """Connect this process to a running cluster. Does nothing if it is connected already."""
+def join(address: str) -> str:
+    """Connect this process to a running cluster and return its address. Does nothing if it is connected already.
+
+    Raises:
+        ConfigurationError, ServerUnavailableError, AuthenticationError: As `check_entry`, without delay.
+    """
     if ray.is_initialized():
-        return
+        return address
     _hush()
     try:
-        if address.startswith("ray://"):
-            _check_listening(address)
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
+        with loopback(is_on_loopback_alone(address)):
+            check_entry(address)
+            if address.startswith("ray://"):
+                ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+                return address
+            context = ray.init(
                 address=address,
                 namespace=NAMESPACE,
                 log_to_driver=False,
@@ -148,23 +164,13 @@ def join(address: str) -> None:
             )
     except AgentspanError:
         raise
+    except ray.exceptions.AuthenticationError as problem:
+        raise AuthenticationError(where=address, source=token_source()) from problem
     except (ConnectionError, RuntimeError, OSError) as problem:
-        raise ServerUnavailableError(
-            where=address,
-            problem=f"{str(problem)[:500]}. If a server is up there, this process may hold another token than it does: "
-            "copy `ray.token` from the server's home to this one's, or set RAY_AUTH_TOKEN.",
-        ) from problem
-
-
-def _check_listening(address: str) -> None:
-    """Fail at once where nobody listens; Ray Client would try for half a minute."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_MAX_S).close()
-    except ValueError:
-        raise ConfigurationError(problem=f"{address!r} is no address; give ray://host:port.") from None
-    except OSError as problem:
-        raise ServerUnavailableError(where=address, problem=f"nobody listens there ({problem}).") from problem
+        if "Unauthenticated" in str(problem) or "InvalidAuthToken" in str(problem):
+            raise AuthenticationError(where=address, source=token_source()) from problem
+        raise ServerUnavailableError(where=address, problem=f"{str(problem)[:500]}.") from problem
+    return str(context.address_info["gcs_address"])
 
 
 def leave() -> None:
@@ -188,18 +194,44 @@ def is_connected() -> bool:
 
 
 def ensure_supervisor(settings: Settings) -> None:
-    """Have a supervisor in the connected cluster. One that is there already keeps its settings."""
+    """Have a supervisor in the connected cluster. One that is there already keeps its settings.
+
+    Raises:
+        ConfigurationError: The store cannot be used by this cluster, or is of a server with another key. Nothing was done.
+        StoreUnavailableError: The store does not answer.
+    """
     try:
         ray.get_actor(SUPERVISOR, namespace=NAMESPACE)
         return
     except ValueError:
         pass
-    _check_store(settings)
-    key_path = settings.key_path.absolute()
-    load_key(key_path)
-    config = SupervisorConfig(host=_host_config(settings, key_path), settings=_supervision_settings(settings))
+    check_store(settings, living_nodes())
+    create_supervisor(settings)
+
+
+def create_supervisor(settings: Settings, *, node: str | None = None) -> None:
+    """Create the supervisor, on the head while there is one, or on a given node.
+
+    With a SQLite store it stays on this process's node, where the file is, and so does all that it starts.
+    """
+    is_bound = not is_postgres(settings.store_url)
+    config = SupervisorConfig(
+        host=_host_config(settings),
+        settings=_supervision_settings(settings),
+        home=str(settings.home.expanduser().absolute()),
+        is_bound=is_bound,
+    )
+    if is_bound:
+        node = ray.get_runtime_context().get_node_id()
+    elif node is None:
+        # A cluster without its head is lost anyway, so there the supervisor shares nobody else's fate.
+        node = next((one.node_id for one in living_nodes() if one.is_head), None)
     SupervisorActor.options(  # type: ignore[attr-defined]
-        name=SUPERVISOR, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+        name=SUPERVISOR,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        **placed(node, bound=is_bound),
     ).remote(config)
 
 
@@ -211,24 +243,63 @@ def restart_supervisor() -> None:
         pass  # It is gone already.
 
 
-def _check_store(settings: Settings) -> None:
-    nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    if nodes > 1 and settings.store_url.startswith("sqlite:"):
+def check_store(settings: Settings, nodes: Sequence[Node]) -> None:
+    """Refuse a store that would lose executions in this cluster. Changes nothing.
+
+    Raises:
+        ConfigurationError: SQLite on several nodes, or a store whose agents another key has signed.
+        StoreUnavailableError: Postgres does not answer.
+    """
+    if not is_postgres(settings.store_url):
+        if len(nodes) > 1:
+            raise ConfigurationError(
+                problem=f"This cluster has {len(nodes)} nodes, and a SQLite store is a file on one of them. Use a Postgres "
+                "store (AGENTSPAN_STORE=postgresql://…) for clusters of more than one node."
+            )
+        return
+    run_sync(_check_key(settings))
+
+
+async def _check_key(settings: Settings) -> None:
+    """A supervisor with another key would refuse the code of every execution there is, and give them up one by one."""
+    path = settings.key_path.absolute()
+    key = load_key(path) if path.exists() else None
+    store = await open_store(settings.store_url)
+    try:
+        known = sorted(await store.deployments(), key=lambda row: row.created_at, reverse=True)[:KEY_TRIES]
+        for row in known:
+            signed = await store.deployment(row.deployment_id)
+            if key is not None and signed is not None and _is_signed(signed, key):
+                return
+    finally:
+        await store.close()
+    if known:
         raise ConfigurationError(
-            problem=f"This cluster has {nodes} nodes, and SQLite is a file on one of them. Use a Postgres store "
-            "(AGENTSPAN_STORE=postgresql://…) for clusters of more than one node."
+            problem=f"The agents in {without_password(settings.store_url)} were signed with another key than "
+            f"{path}{'' if key else ', which is not there'}. Start the server from the home it had before, or copy that "
+            "home's `server.key` here."
         )
 
 
-def _host_config(settings: Settings, key_path: Path) -> HostConfig:
+def _is_signed(row: DeploymentRow, key: bytes) -> bool:
+    """Whether a deployment is signed with this key."""
+    try:
+        verify(row, key)
+    except UntrustedCodeError:
+        return False
+    return True
+
+
+def _host_config(settings: Settings) -> HostConfig:
     return HostConfig(
         store_url=settings.store_url,
-        key_path=str(key_path),
+        key=load_key(settings.key_path.absolute()),
         hibernate_after_s=settings.hibernate_after_s,
         model_retries_max=settings.model_retries_max,
         model_timeout_s=settings.model_timeout_s,
         parallel_tools_max=settings.parallel_tools_max,
         model_limits=settings.model_limits,
+        resources_wait_s=settings.resources_wait_s,
     )
 
 
@@ -239,10 +310,11 @@ def _supervision_settings(settings: Settings) -> SupervisionSettings:
         recovery_backoff_s=settings.recovery_backoff_s,
         scan_interval_s=settings.scan_interval_s,
         ping_timeout_s=settings.ping_timeout_s,
-        starts_at_once=os.cpu_count() or 2,
-        hosts_max=settings.hosts_max or 0,
+        starts_at_once=None,
+        hosts_max=settings.hosts_max,
         host_capacity=settings.host_capacity,
         actors_max=settings.actors_max,
+        retention_s=settings.retention,
     )
 
 

@@ -32,10 +32,12 @@ from agentspan.persistence.reading import (
     read_status,
 )
 from agentspan.persistence.store import DeploymentRow, Store, runs_in_client
+from agentspan.processes import whoami
 
 log = logging.getLogger("agentspan.desk")
 
-THREAD_READS = frozenset({"checkpoint", "checkpoints", "list_checkpoints", "checkpoint_writes"})
+THREAD_READS = frozenset({"checkpoint", "checkpoints", "list_checkpoints", "checkpoint_writes", "places"})
+UNHEARD_BY_GRAPHS = {"message": "message", "guide": "note"}
 POLL_MAX_S = 30.0
 """A long poll answers at the latest after this, so that a lost client is not waited for."""
 
@@ -99,12 +101,22 @@ class Desk:
 
     async def on_send(self, signal: dict[str, Any]) -> dict[str, Any]:
         wanted = Signal(**signal)
+        if wanted.kind in UNHEARD_BY_GRAPHS:
+            await self._refuse_for_graphs(wanted)
         if self._supervision is None:
             # Stored all the same: it takes effect when the server is up again.
             accepted = await self._store.send(wanted)
             return {"is_new": accepted.is_new, "signal": asdict(accepted.signal)}
         sent = await self._supervision.send(wanted)
         return {"is_new": sent["is_new"], "signal": asdict(sent["signal"])}
+
+    async def _refuse_for_graphs(self, signal: Signal) -> None:
+        """Before it is stored: a graph has no queue that a node reads, and makes its model calls itself."""
+        row = await self._store.row(signal.execution_id)
+        deployment = await self._store.deployment(row.deployment_id)
+        if deployment is not None and deployment.kind != "agent":
+            what = UNHEARD_BY_GRAPHS[signal.kind]
+            raise errors.UnheardSignalError(execution_id=row.execution_id, agent=row.agent, signal=what)
 
     async def on_wake(self, execution_id: str) -> None:
         """Have an unfinished execution looked at now; one in quarantine is tried again."""
@@ -136,6 +148,8 @@ class Desk:
             "hosts": supervision.hosts.describe() if supervision else [],
             "queued": supervision.queued if supervision else 0,
             "model_limits": self._permits.permits.describe() if self._permits else [],
+            "process": whoami(),
+            "recoveries_max": supervision.recoveries_max if supervision else None,
         }
 
     async def on_ready(self) -> dict[str, Any]:
@@ -228,6 +242,9 @@ class Desk:
             found = await standings(self._store, now=now)
         return [with_standing(describe_row(row), found.get(row.execution_id)) for row in rows]
 
+    async def on_row(self, execution_id: str) -> dict[str, Any]:
+        return describe_row(await self._store.row(execution_id))
+
     async def on_show(self, execution_id: str) -> dict[str, Any]:
         return with_standing(await read_show(self._store, execution_id), await self._standing(execution_id))
 
@@ -254,13 +271,16 @@ class Desk:
             row = await self._store.current_deployment(str(agent))
         return None if row is None else {**asdict(row), "code": None}
 
-    async def on_code(self, execution_id: str) -> dict[str, Any]:
-        """The deployment an execution is pinned to, code included, after its signature was checked."""
+    async def on_code(self, execution_id: str = "", deployment_id: str | None = None) -> dict[str, Any]:
+        """A deployment, or the one an execution is pinned to, code included, after its signature was checked."""
         from agentspan.actors.shipping import verify
 
-        row = await self._store.deployment((await self._store.row(execution_id)).deployment_id)
+        if deployment_id is None:
+            deployment_id = (await self._store.row(execution_id)).deployment_id
+        row = await self._store.deployment(deployment_id)
         if row is None:
-            raise errors.DeploymentError(message=f"The deployment of execution {execution_id!r} is not in the store.")
+            whose = f"The deployment of execution {execution_id!r}" if execution_id else f"Deployment {deployment_id!r}"
+            raise errors.DeploymentError(message=f"{whose} is not in the store.")
         verify(row, self._key)
         return asdict(row)
 

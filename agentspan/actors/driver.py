@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -53,6 +53,11 @@ class Performer(Protocol):
     """Does the effects: `perform` returns the record of what came of one, and raises only what must stop the driver."""
 
     spec: AgentSpec
+
+    @property
+    def notes(self) -> Mapping[Effect, str]:
+        """What to say of effects that are under way, beside their names. An empty report has a change told."""
+        ...
 
     async def perform(self, state: ExecutionState, effect: Effect, report: Report) -> r.AnyRecord: ...
     def hold(self) -> None:
@@ -105,7 +110,6 @@ class Driver:
         self._flying: dict[Effect, asyncio.Task[r.AnyRecord]] = {}
         self._landed: list[tuple[Effect, asyncio.Task[r.AnyRecord]]] = []
         self._reports = Reports(self._wake.set)
-        self._note = ""
         self._delta_bytes = 0
         self._snapshot_bytes = 0
         self._snapshot_seq = -1
@@ -300,8 +304,6 @@ class Driver:
             todo = list(self._decision.records)
         if state.is_finished:
             await self._drop_flying()
-        notes = [report.note for report in reports if report.note is not None]
-        self._note = "" if applied or not notes else notes[-1]
         entries = self._entries(applied)
         opens = pending_rows(state, exclude=waiting)
         still = {call.call_id for _, call in state.open_asks()}
@@ -345,7 +347,7 @@ class Driver:
             updated_at=state.updated_at if entries else self._clock(),
             wake_at=self._decision.wake_at,
             resident=resident and not state.is_finished,
-            current_task=" ".join(filter(None, (current_task(state, self._decision.effects), self._note))),
+            current_task=current_task(state, self._decision.effects, self._performer.notes),
             finish_reason=state.finish_reason.value if state.finish_reason else None,
             error=state.error,
         )

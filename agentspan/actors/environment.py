@@ -47,6 +47,16 @@ def prepare(home: Path) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
+def token_source() -> str:
+    """Where this process has its token from, for people. Never the token."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return "it sends none, because of RAY_AUTH_MODE"
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "the one in RAY_AUTH_TOKEN"
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return f"the one in {path or '~/.ray/auth_token'}"
+
+
 def _is_ours() -> bool:
     return OURS in os.environ and os.environ.get("RAY_AUTH_TOKEN_PATH") == os.environ[OURS]
 

@@ -12,7 +12,9 @@ from typing import Any
 import ray
 
 from agentspan.actors.fate import share_fate_with_raylet
+from agentspan.actors.heap import lasting
 from agentspan.actors.residence import HostConfig, Residence
+from agentspan.actors.tooltask import ToolTasks
 from agentspan.config import NAMESPACE
 from agentspan.errors import ServerError
 
@@ -53,10 +55,14 @@ class _Shell:
 
         share_fate_with_raylet()
         node = ray.get_runtime_context().get_node_id()
-        self._residence = Residence(config, unpack=unpack, actor_name=name, node=node, permits=PermitCounter())
+        tasks = ToolTasks(resources_wait_s=config.resources_wait_s)
+        self._residence = Residence(
+            config, unpack=unpack, actor_name=name, node=node, elsewhere=tasks.of, permits=PermitCounter()
+        )
 
     async def warm(self, deployments: tuple[str, ...] = ()) -> dict[str, Any]:
-        return await self._residence.warm(deployments)
+        with lasting():
+            return await self._residence.warm(deployments)
 
     async def run(self, execution_id: str, epoch: int, crashed: bool, tokens: bool) -> dict[str, Any]:
         return await self._residence.run(execution_id, epoch, crashed, tokens=tokens)

@@ -12,7 +12,7 @@ from collections import deque
 from typing import Any
 
 from agentspan.engine.events import events_of
-from agentspan.engine.records import AnyRecord
+from agentspan.engine.records import AnyRecord, GraphTold
 
 WINDOW_RECORDS_MAX = 256
 TOKENS_MAX = 4096
@@ -36,6 +36,11 @@ class Feed:
         self._closed = False
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = set()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether its incarnation is over."""
+        return self._closed
+
     def open(self, events: int) -> None:
         """Say how many events the journal has told already."""
         with self._lock:
@@ -50,8 +55,9 @@ class Feed:
                 self._events = events_to
             if self._window:
                 self._base = self._window[0][0]
-            # The committed text replaces the tokens it was streamed as.
-            self._tokens.clear()
+            if any(_has_text(record) for record, _ in records):
+                # The committed text replaces the tokens it was streamed as.
+                self._tokens.clear()
             self._wake()
 
     def token(self, text: str) -> None:
@@ -124,6 +130,13 @@ class Feed:
             finally:  # Also when the reader goes away: an execution may wait for days, with readers coming and going.
                 with self._lock:
                     self._waiters.discard((loop, waiter))
+
+
+def _has_text(record: AnyRecord) -> bool:
+    """Whether it tells what a model said. That a graph's node has started, say, does not: tokens may have come already."""
+    if isinstance(record, GraphTold):
+        return any(told["type"] == "message" for told in record.told)
+    return True
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

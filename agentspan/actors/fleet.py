@@ -60,6 +60,10 @@ class Fleet(Protocol):
         """The living actor of this name, or None."""
         ...
 
+    async def cores(self) -> int:
+        """How many cores there are for executions now, at least 1; it changes as nodes come and go."""
+        ...
+
     async def names(self) -> list[str]:
         """The names of all execution actors, living or starting."""
         ...

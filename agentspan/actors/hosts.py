@@ -82,6 +82,11 @@ class Hosts:
         """How many executions all hosts together can run."""
         return self._hosts_max * self._capacity
 
+    def resize(self, hosts_max: int) -> None:
+        """Another number of hosts at most. Those that are too many by now stay for as long as they are needed."""
+        self._hosts_max = hosts_max
+        self._serve_line()
+
     def describe(self) -> list[dict[str, Any]]:
         """Each host with its number of executions, for operators."""
         return [

@@ -92,7 +92,11 @@ def _open(settings: Settings, target: str, lost: Link | None) -> Link:
     if address is not None:
         cluster.join(address)
         if not address.startswith("ray://"):
-            cluster.ensure_supervisor(settings)
+            try:
+                cluster.ensure_supervisor(settings)
+            except BaseException:
+                cluster.leave()
+                raise
         return Link(connection=cluster.RayConnection(where=address), target=target)
     lease = Lease(settings.home.expanduser())
     may_serve = lost is None or lost.descriptor is None or lost.descriptor.embedded

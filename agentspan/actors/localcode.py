@@ -10,11 +10,14 @@ otherwise pickle without an error and then fail, or do harm, where it is loaded:
 * `os.environ`: its content, keys and all, would travel;
 * an import of a local module inside a function: cloudpickle does not see it;
 * a `TypedDict` that has no trace of what it was made from: its copy could not be made;
+* a class in a function: its copy would have another name, and what it is stored under would not be found again;
 * chat models, keys and savers in a LangGraph app: see `frameworks/langgraph/app/pickling.py`;
 * anything else that pickles by name in a local module: found by reading the names in the finished pickle.
 
 The fingerprint of a pickle is the same in each run of the same program, which its bytes are not: they hold a random ID
-for each class, addresses, and sets in hash order.
+for each class, addresses, and sets in hash order. Within one process they are the same as long as nothing was changed, so
+what is packed at each start is pickled again (only that tells whether a global or a cell of a notebook is another one)
+but neither read again nor digested again.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import re
 import sys
 import types
 import typing
+import weakref
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -36,8 +40,12 @@ import typing_extensions
 from ray import cloudpickle
 
 from agentspan.actors.locality import Unshippable, is_local, local_modules_by_value, refuse_local_imports
-from agentspan.frameworks.langgraph.app.pickling import reduce_object
+from agentspan.frameworks.langgraph.app.pickling import LiteralSecret, reduce_object
 
+KEY_REMEDY = (
+    "Leave it out, and set the variable that the provider reads (OPENAI_API_KEY, ...) where the server runs; or put it into "
+    "an environment variable here and there, and read os.environ where the model is made."
+)
 REASON_CHARS_MAX = 200
 """How much of an exception's own text an error repeats."""
 
@@ -67,19 +75,41 @@ def pickle_by_value(value: Any) -> Packed:
         Exception: Something in it cannot be pickled, or must not be; ask `blame` what.
     """
     with local_modules_by_value():
-        code, pickler = dump(value)
-        digest = _Fingerprint(pickler.addresses).of(value)
-    return Packed(code, digest)
+        code, addresses = _dump(value)
+        digest = blake2b(code, digest_size=32).digest()
+        fingerprint = _fingerprints.get(digest)
+        if fingerprint is None:
+            _refuse_named(code)
+            fingerprint = _Fingerprint(addresses).of(value)
+            if len(_fingerprints) >= FINGERPRINTS_MAX:
+                del _fingerprints[next(iter(_fingerprints))]
+            _fingerprints[digest] = fingerprint
+    return Packed(code, fingerprint)
+
+
+FINGERPRINTS_MAX = 256
+_fingerprints: dict[bytes, bytes] = {}
+"""Of the pickles that this process has made and found fit to travel, by the digest of their bytes."""
 
 
 # --- pickling ------------------------------------------------------------------------------------------------------
 
 
-def dump(value: Any) -> tuple[bytes, CodePickler]:
+def dump(value: Any) -> bytes:
+    """Pickle a value, inside `local_modules_by_value`. Raises as `pickle_by_value` does."""
+    code, _ = _dump(value)
+    _refuse_named(code)
+    return code
+
+
+def _dump(value: Any) -> tuple[bytes, set[int]]:
     with io.BytesIO() as buffer:
         pickler = CodePickler(buffer)
         pickler.dump(value)
-        code = buffer.getvalue()
+        return buffer.getvalue(), pickler.addresses
+
+
+def _refuse_named(code: bytes) -> None:
     for module, name in sorted(_named_globals(code)):
         held = sys.modules.get(module)
         if module == "__main__" or (held is not None and is_local(held)):
@@ -87,7 +117,6 @@ def dump(value: Any) -> tuple[bytes, CodePickler]:
                 f"{module}.{name} can only be pickled by name, and the module {module!r} is not on the cluster",
                 "Put it into an installed module, or make it inside the tool.",
             )
-    return code, pickler
 
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
@@ -104,15 +133,22 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.addresses: set[int] = set()
         """Of the objects met. Schemas contain those of classes and types as text."""
         self._sentinels: dict[int, tuple[types.ModuleType, str]] | None = None
+        self._names: dict[str, dict[int, str]] = {}
+        """What modules hold, by its address: looked up for many objects, and a module may hold thousands."""
 
     def reducer_override(self, obj: Any) -> Any:
         self.addresses.add(id(obj))
+        named = _named.get(id(obj))
+        if named is not None and named() is obj:
+            return NotImplemented
         kind = type(obj)  # Not isinstance: it asks the object for its __class__, which a lazy proxy answers with work.
         if kind is types.FunctionType:
             reduced = super().reducer_override(obj)
             if reduced is not NotImplemented:
                 refuse_local_imports(obj.__code__, obj.__globals__)
                 _keep_annotated_names(obj, reduced)
+            else:
+                _note_named(obj)
             return reduced
         if obj is os.environ:
             return getattr, (os, "environ")
@@ -131,10 +167,19 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if (sentinel := self._sentinel(obj)) is not None:
             return getattr, sentinel
         if obj is not self._as_it_is:
-            reduced = reduce_object(obj, _pickles)
+            try:
+                reduced = reduce_object(obj, _pickles)
+            except LiteralSecret as problem:
+                raise Unshippable(f"{problem}, and keys do not travel with code", KEY_REMEDY) from None
             if reduced is not NotImplemented:
                 return reduced
-        return super().reducer_override(obj)
+        reduced = super().reducer_override(obj)
+        if issubclass(kind, type):
+            if reduced is NotImplemented:
+                _note_named(obj)
+            elif isinstance(reduced, tuple) and len(reduced) > 2:
+                _keep_own_name(obj, reduced[2][0])
+        return reduced
 
     def _typed_dict_reduce(self, obj: Any) -> Any:
         """Python 3.11 keeps no trace of a TypedDict's own bases: cloudpickle would make a copy from plain `dict`."""
@@ -156,8 +201,22 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         module = sys.modules.get(kind.__module__)
         if getattr(obj, "__dict__", None) or module is None or is_local(module):
             return None
-        names = (name for name, value in list(module.__dict__.items()) if value is obj)
-        return next(((module, name) for name in names), None)
+        names = self._names.get(kind.__module__)
+        if names is None:
+            held = list(module.__dict__.items())
+            names = self._names[kind.__module__] = {id(value): name for name, value in reversed(held)}
+        return (module, names[id(obj)]) if id(obj) in names else None
+
+
+_named: dict[int, weakref.ref[Any]] = {}
+"""Classes and functions of libraries that were found to pickle by name, by their address. Finding out is what takes long."""
+
+
+def _note_named(obj: Any) -> None:
+    module = sys.modules.get(obj.__module__)
+    if module is not None and not is_local(module):
+        address = id(obj)
+        _named[address] = weakref.ref(obj, lambda _: _named.pop(address, None))
 
 
 def _keep_annotated_names(function: types.FunctionType, reduced: Any) -> None:
@@ -171,6 +230,18 @@ def _keep_annotated_names(function: types.FunctionType, reduced: Any) -> None:
             value = function.__globals__.get(name)
             if name not in kept and (isinstance(value, _NAMEABLE) or type(value).__module__ == "typing"):
                 kept[name] = value
+
+
+def _keep_own_name(cls: type, attributes: dict[str, Any]) -> None:
+    """Have a class that travels whole keep its `__qualname__`, and leave behind where it was made.
+
+    pydantic remembers the locals of the function around a model, for names that it could not resolve yet: a runtime among
+    them could not travel, and a key should not.
+    """
+    if cls.__qualname__ != cls.__name__:
+        attributes["__qualname__"] = cls.__qualname__
+    if attributes.get("__pydantic_complete__"):
+        attributes.pop("__pydantic_parent_namespace__", None)
 
 
 def _pickles(obj: Any) -> bool:

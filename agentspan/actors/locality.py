@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import threading
 import types
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -65,14 +66,7 @@ def local_modules_by_value() -> Iterator[None]:
     """
     with _lock:
         known = cloudpickle.list_registry_pickle_by_value()
-        ours = [
-            module
-            for name, module in list(sys.modules.items())
-            if isinstance(module, types.ModuleType)
-            and name not in known
-            and module.__dict__.get("__name__") == name
-            and is_local(module)
-        ]
+        ours = [module for module in _local_modules() if module.__name__ not in known]
         for module in ours:
             cloudpickle.register_pickle_by_value(module)
         try:
@@ -80,6 +74,24 @@ def local_modules_by_value() -> Iterator[None]:
         finally:
             for module in ours:
                 cloudpickle.unregister_pickle_by_value(module)
+
+
+_libraries: dict[str, weakref.ref[types.ModuleType]] = {}
+"""Modules that were found not to be local, by name. There are thousands, and they are gone through at each start."""
+
+
+def _local_modules() -> list[types.ModuleType]:
+    """The local modules that are imported, without those that go by another name."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        library = _libraries.get(name)
+        if (library is not None and library() is module) or not isinstance(module, types.ModuleType):
+            continue
+        if not is_local(module):
+            _libraries[name] = weakref.ref(module)
+        elif module.__dict__.get("__name__") == name:
+            found.append(module)
+    return found
 
 
 def refuse_local_imports(code: types.CodeType, namespace: dict[str, Any]) -> None:

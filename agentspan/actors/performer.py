@@ -8,8 +8,8 @@ needs the error itself; it is on record before it counts.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import copy
+import functools
 import inspect
 import logging
 import random
@@ -19,31 +19,26 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from pydantic_core import PydanticSerializationError, to_jsonable_python
-
 from agentspan.actors.feed import Feed
 from agentspan.actors.gate import ModelGate
+from agentspan.actors.toolcall import Elsewhere, ToolOutcome, attempt, is_ours, text_of, type_of
 from agentspan.agents.agent import Agent
 from agentspan.agents.context import InstructionsContext, StopContext, ToolContext
-from agentspan.agents.spec import AgentSpec
+from agentspan.agents.spec import AgentSpec, OnCrash
 from agentspan.agents.tool_def import ToolDef
 from agentspan.engine import records as r
 from agentspan.engine.decide import CallModel, CallTool, CheckStop, Effect, LoadFork, LoadSession, RunGraph
 from agentspan.engine.plan import RequestedCall, plan_calls
 from agentspan.engine.prompt import conversation, ended_conversation, response_format, tool_definitions
-from agentspan.engine.state import ExecutionState
+from agentspan.engine.state import Call, ExecutionState
 from agentspan.errors import (
+    ConfigurationError,
     CorruptRecordError,
     ModelError,
     ModelRetryableError,
-    TerminalToolError,
-    ToolArgumentsError,
     UnknownExecutionError,
-    UnstorableValueError,
 )
 from agentspan.models.base import Model, ModelReply, ModelRequest, OnToken
-from agentspan.persistence.bodies import RECORD_SPARE_DEPTH
-from agentspan.persistence.codec import pack
 from agentspan.persistence.forking import forked_snapshot
 from agentspan.persistence.loading import load_state
 from agentspan.persistence.store import Store
@@ -51,8 +46,6 @@ from agentspan.persistence.threads import Report
 
 log = logging.getLogger("agentspan.performer")
 
-ERROR_CHARS_MAX = 4000
-"""Longer error texts are cut before they are recorded."""
 MODEL_BACKOFF_S = 0.5
 MODEL_BACKOFF_MAX_S = 30.0
 TOO_MANY = frozenset({429, 529})
@@ -79,19 +72,22 @@ class AgentPerformer:
         store: Store,
         feed: Feed | None = None,
         executor: Executor | None = None,
+        elsewhere: Elsewhere | None = None,
         gate: ModelGate | None = None,
         settings: PerformerSettings | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`model` finds a model by name and base URL; `executor` runs blocking tools (None: the loop's default); `gate`
-        knows which models are limited (None: none is).
-        """
+        """`model` finds a model by name and base URL; `executor` runs blocking tools (None: the loop's default);
+        `elsewhere` those that ask for resources (None: they run here like the others); `gate` knows which models are
+        limited (None: none is)."""
         self.agent = agent
         self.spec: AgentSpec = agent.spec()
         self._model = model
         self._store = store
         self._feed = feed
         self._executor = executor
+        self._elsewhere = elsewhere
+        self.notes: dict[Effect, str] = {}
         self._gate = gate
         self._settings = settings or PerformerSettings()
         self._clock = clock
@@ -99,13 +95,13 @@ class AgentPerformer:
         self._offered = tool_definitions(self.spec)
         self._format = response_format(self.spec)
 
-    async def perform(self, state: ExecutionState, effect: Effect, report: Any) -> r.AnyRecord:
+    async def perform(self, state: ExecutionState, effect: Effect, report: Report) -> r.AnyRecord:
         """Do one effect; see `driver.Performer`."""
         match effect:
             case CallModel():
                 return await self.call_model(state, effect, report)
             case CallTool():
-                return await self.call_tool(state, effect)
+                return await self.call_tool(state, effect, report)
             case CheckStop():
                 return await self.check_stop(state, effect)
             case LoadSession():
@@ -122,7 +118,7 @@ class AgentPerformer:
 
     # --- models
 
-    async def call_model(self, state: ExecutionState, effect: CallModel, report: Report | None = None) -> r.AnyRecord:
+    async def call_model(self, state: ExecutionState, effect: CallModel, report: Report) -> r.AnyRecord:
         """One attempt at the next turn."""
         started = time.perf_counter()
         frame = state.frames[effect.path]
@@ -142,7 +138,11 @@ class AgentPerformer:
             feed = self._feed
             on_token = feed.token if feed is not None and feed.wants_tokens else None
             model = self._model(self.agent.model, self.spec.base_url)
-            reply = await self._complete(model, request, on_token, report)
+            try:
+                note = functools.partial(self._note, effect, report)
+                reply = await self._complete(model, request, on_token, note)
+            finally:
+                self.notes.pop(effect, None)
         except ModelRetryableError as problem:
             return self._model_failed(
                 effect, problem, frame.model_failures, retry_after_s=problem.facts.get("retry_after_s")
@@ -152,16 +152,16 @@ class AgentPerformer:
                 at=self._clock(),
                 path=effect.path,
                 attempt=effect.attempt,
-                error=_text(problem),
-                error_type=_type(problem),
+                error=text_of(problem),
+                error_type=type_of(problem),
             )
         except (Exception, asyncio.CancelledError) as problem:  # The agent's own code, or a model written by the user.
-            if _is_ours(problem):
+            if is_ours(problem):
                 raise
             log.exception("model.failed", extra={"execution_id": state.execution_id})
-            error = f"{_type(problem)}: {_text(problem)}"
+            error = f"{type_of(problem)}: {text_of(problem)}"
             return r.ModelFailed(
-                at=self._clock(), path=effect.path, attempt=effect.attempt, error=error, error_type=_type(problem)
+                at=self._clock(), path=effect.path, attempt=effect.attempt, error=error, error_type=type_of(problem)
             )
         record = self._answered(state, effect, reply, time.perf_counter() - started)
         await self._tell(
@@ -175,18 +175,13 @@ class AgentPerformer:
         return record
 
     async def _complete(
-        self, model: Model, request: ModelRequest, on_token: OnToken | None, report: Report | None
+        self, model: Model, request: ModelRequest, on_token: OnToken | None, note: Callable[[str], None]
     ) -> ModelReply:
         """The call, with a permit where one is needed."""
         gate = self._gate
         if gate is None or not gate.limits(request.model):
             return await model.complete(request, on_token=on_token)
-
-        def tell(note: str) -> None:
-            if report is not None:
-                report(note=f"({note})" if note else "")
-
-        permit = await gate.enter(request.model, guessed_tokens(request), tell)
+        permit = await gate.enter(request.model, guessed_tokens(request), note)
         cost: int | None = None
         try:
             reply = await model.complete(request, on_token=on_token)
@@ -204,7 +199,7 @@ class AgentPerformer:
     ) -> r.ModelFailed:
         now = self._clock()
         retry_at = None
-        error = _text(problem)
+        error = text_of(problem)
         if failures < self._settings.model_retries_max:
             backoff = min(MODEL_BACKOFF_MAX_S, MODEL_BACKOFF_S * 2.0**failures)
             # Jitter keeps many executions that failed together from coming back together.
@@ -212,7 +207,12 @@ class AgentPerformer:
         else:
             error = f"{error} (gave up after {failures + 1} failed attempts)"
         return r.ModelFailed(
-            at=now, path=effect.path, attempt=effect.attempt, error=error, error_type=_type(problem), retry_at=retry_at
+            at=now,
+            path=effect.path,
+            attempt=effect.attempt,
+            error=error,
+            error_type=type_of(problem),
+            retry_at=retry_at,
         )
 
     def _answered(self, state: ExecutionState, effect: CallModel, reply: ModelReply, seconds: float) -> r.ModelAnswered:
@@ -264,7 +264,7 @@ class AgentPerformer:
 
     # --- tools
 
-    async def call_tool(self, state: ExecutionState, effect: CallTool) -> r.AnyRecord:
+    async def call_tool(self, state: ExecutionState, effect: CallTool, report: Report) -> r.AnyRecord:
         """One attempt of a tool call."""
         call = state.call(effect.path, effect.call_id)
         assert call is not None, "the engine only names calls of the current turn"
@@ -275,51 +275,26 @@ class AgentPerformer:
             return r.ToolFailed(
                 at=self._clock(), path=effect.path, call_id=effect.call_id, name=call.name, error=problem
             )
-        arguments = call.arguments
         context = self._context(state, effect, tool)
-        before = copy.deepcopy(context.state) if tool.wants_context else {}
         told: dict[str, Any] = {"tool_name": tool.name, "call_id": effect.call_id, "attempt": effect.attempt}
-        await self._tell("on_tool_start", state, arguments=arguments, **told)
+        await self._tell("on_tool_start", state, arguments=call.arguments, **told)
         started = time.perf_counter()
-        record: r.ToolReturned | r.ToolFailed
-        try:
-            result = _plain(await self._run(tool, arguments, context), tool.name)
-            changes = _changes(before, context.state, tool)
-        except (Exception, SystemExit, asyncio.CancelledError) as problem:
-            if _is_ours(problem):
-                raise
-            record = self._tool_failed(effect, tool, problem, call.failures)
+        if self._elsewhere is not None and tool.needs:
+            try:
+                note = functools.partial(self._note, effect, report)
+                outcome = await self._elsewhere(tool, call.arguments, context, note=note)
+            finally:
+                self.notes.pop(effect, None)
         else:
-            record = r.ToolReturned(
-                at=self._clock(),
-                path=effect.path,
-                call_id=effect.call_id,
-                name=tool.name,
-                attempt=effect.attempt,
-                result=result,
-                seconds=round(time.perf_counter() - started, 6),
-                **changes,
-            )
-        outcome = record.result if isinstance(record, r.ToolReturned) else None
-        await self._tell("on_tool_end", state, result=outcome, error=getattr(record, "error", None), **told)
+            outcome = await attempt(tool, call.arguments, context, executor=self._executor)
+        record = self._came_of(effect, tool, call, outcome, time.perf_counter() - started)
+        await self._tell("on_tool_end", state, result=outcome.result, error=outcome.error, **told)
         return record
 
-    async def _run(self, tool: ToolDef, arguments: dict[str, Any], context: ToolContext) -> Any:
-        # What is stored is plain data; the function gets the types it declares. Validates a person's edit, too.
-        kwargs = tool.validate_arguments(arguments)
-        if tool.wants_context:
-            kwargs[tool.wants_context] = context
-        func = tool.func
-        assert func is not None
-        async with asyncio.timeout(tool.timeout_seconds or None):
-            if tool.is_async:
-                return await func(**kwargs)
-            ambient = contextvars.copy_context()
-            result = await asyncio.get_running_loop().run_in_executor(
-                self._executor, ambient.run, _blocking, func, kwargs
-            )
-            # A plain function may still hand back a coroutine (a lambda around an async client, say).
-            return await result if inspect.isawaitable(result) else result
+    def _note(self, effect: Effect, report: Report, words: str) -> None:
+        if words != self.notes.get(effect, ""):
+            self.notes[effect] = words
+            report()  # There is nothing to record of it, but the row says what an execution is doing.
 
     def _context(self, state: ExecutionState, effect: CallTool, tool: ToolDef) -> ToolContext:
         return ToolContext(
@@ -335,26 +310,36 @@ class AgentPerformer:
             tool_name=tool.name,
         )
 
-    def _tool_failed(self, effect: CallTool, tool: ToolDef, problem: BaseException, failures: int) -> r.ToolFailed:
+    def _came_of(
+        self, effect: CallTool, tool: ToolDef, call: Call, outcome: ToolOutcome, seconds: float
+    ) -> r.ToolReturned | r.ToolFailed | r.ToolLost:
         now = self._clock()
-        if isinstance(problem, TimeoutError) and tool.timeout_seconds:
-            error = f"The tool {tool.name!r} did not finish within {tool.timeout_seconds:g} s."
-        elif isinstance(problem, (TerminalToolError, UnrecordableResultError, ToolArgumentsError)):
-            error = _text(problem)
-        else:
-            error = f"{_type(problem)}: {_text(problem)}"
-        # Bad arguments stay bad, and a result that cannot be recorded means that the tool has done its work already.
-        final = isinstance(problem, (TerminalToolError, UnrecordableResultError, ToolArgumentsError))
-        retries_left = failures < tool.retry_count and not final
+        where: dict[str, Any] = {
+            "at": now,
+            "path": effect.path,
+            "call_id": effect.call_id,
+            "name": tool.name,
+            "attempt": effect.attempt,
+        }
+        if outcome.error is None:
+            return r.ToolReturned(
+                **where,
+                result=outcome.result,
+                state_set=outcome.state_set,
+                state_del=outcome.state_del,
+                seconds=round(seconds, 6),
+            )
+        if outcome.is_lost and tool.on_crash is OnCrash.ASK:
+            return r.ToolLost(
+                **where, error=outcome.error, arguments=call.arguments, arguments_hash=call.arguments_hash
+            )
+        is_final = outcome.is_final or (outcome.is_lost and tool.on_crash is OnCrash.FAIL)
+        retries_left = call.failures < tool.retry_count and not is_final
         return r.ToolFailed(
-            at=now,
-            path=effect.path,
-            call_id=effect.call_id,
-            name=tool.name,
-            attempt=effect.attempt,
-            error=error,
-            error_type=_type(problem),
-            retry_at=now + tool.spec().delay_before(failures + 2) if retries_left else None,
+            **where,
+            error=outcome.error,
+            error_type=outcome.error_type,
+            retry_at=now + tool.spec().delay_before(call.failures + 2) if retries_left else None,
         )
 
     # --- the agent's own callables
@@ -367,10 +352,10 @@ class AgentPerformer:
         try:
             stop = bool(await _maybe_await(_ask_stop_when(self.agent.stop_when, context)))
         except (Exception, asyncio.CancelledError) as problem:
-            if _is_ours(problem):
+            if is_ours(problem):
                 raise
             log.exception("stop_when.failed", extra={"execution_id": state.execution_id})
-            error = f"stop_when raised {_type(problem)}: {_text(problem)}"
+            error = f"stop_when raised {type_of(problem)}: {text_of(problem)}"
             return r.StopChecked(at=self._clock(), path=effect.path, turn=effect.turn, stop=True, error=error)
         return r.StopChecked(at=self._clock(), path=effect.path, turn=effect.turn, stop=stop)
 
@@ -387,7 +372,10 @@ class AgentPerformer:
 
     async def load_fork(self, state: ExecutionState, effect: LoadFork) -> r.AnyRecord:
         """Copy the state that the execution this one is forked from had after a step."""
-        return r.Forked(at=self._clock(), snapshot=await forked_snapshot(self._store, state))
+        try:
+            return r.Forked(at=self._clock(), snapshot=await forked_snapshot(self._store, state))
+        except (UnknownExecutionError, CorruptRecordError, ConfigurationError) as problem:
+            return r.Forked(at=self._clock(), error=f"{type_of(problem)}: {text_of(problem)}")
 
     async def on_start(self, state: ExecutionState) -> None:
         """Tell the callbacks that the agent starts."""
@@ -404,7 +392,7 @@ class AgentPerformer:
                     getattr(handler, hook)(execution_id=state.execution_id, agent_name=self.spec.name, **facts)
                 )
             except (Exception, asyncio.CancelledError) as problem:
-                if _is_ours(problem):
+                if is_ours(problem):
                     raise
                 # An observer must not change what it observes; its failure is logged with its traceback.
                 log.exception("callback.failed", extra={"execution_id": state.execution_id, "hook": hook})
@@ -414,10 +402,6 @@ def guessed_tokens(request: ModelRequest) -> int:
     """About how many tokens a call will cost: four characters each, and the answer."""
     characters = sum(len(str(m.get("content") or "")) + len(str(m.get("tool_calls") or "")) for m in request.messages)
     return characters // 4 + (request.max_tokens or ANSWER_TOKENS)
-
-
-class UnrecordableResultError(TypeError):
-    """A tool returned something that is not data."""
 
 
 def _ask_stop_when(stop_when: Callable[..., Any], context: StopContext) -> Any:
@@ -431,53 +415,5 @@ def _ask_stop_when(stop_when: Callable[..., Any], context: StopContext) -> Any:
     return stop_when(context)
 
 
-def _is_ours(problem: BaseException) -> bool:
-    """The driver cancels this effect. User code may raise CancelledError, too (it awaited a task that somebody cancelled);
-    that is a failure like any other."""
-    task = asyncio.current_task()
-    return isinstance(problem, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
-def _blocking(func: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
-    """Call a tool in its thread. A future cannot carry StopIteration: before Python 3.12 the call would never return."""
-    try:
-        return func(**kwargs)
-    except StopIteration as problem:
-        raise RuntimeError("the function raised StopIteration") from problem
-
-
-def _plain(result: Any, tool: str) -> Any:
-    if result is None or type(result) in (str, int, bool):
-        return result
-    try:
-        plain = to_jsonable_python(result, inf_nan_mode="constants")
-        # What the store would refuse (too deep, too large) must be known before it counts as done.
-        pack({"result": plain}, spare_depth=RECORD_SPARE_DEPTH)
-        return plain
-    except (PydanticSerializationError, UnstorableValueError, ValueError, RecursionError) as problem:
-        raise UnrecordableResultError(
-            f"The tool {tool!r} ran, but what it returned ({_type(result)}) cannot be recorded: {_text(problem)}. "
-            "Return JSON data, a dataclass or a pydantic model."
-        ) from None
-
-
-def _changes(before: dict[str, Any], after: dict[str, Any], tool: ToolDef) -> dict[str, Any]:
-    if not tool.wants_context or before == after:
-        return {}
-    changed = {
-        key: _plain(value, tool.name) for key, value in after.items() if key not in before or before[key] != value
-    }
-    return {"state_set": changed, "state_del": tuple(key for key in before if key not in after)}
-
-
 async def _maybe_await(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
-
-
-def _type(value: object) -> str:
-    return type(value).__name__
-
-
-def _text(problem: BaseException) -> str:
-    text = str(problem) or repr(problem)
-    return text if len(text) <= ERROR_CHARS_MAX else f"{text[:ERROR_CHARS_MAX]}… ({len(text)} characters)"

@@ -11,6 +11,7 @@ from typing import Any
 from agentspan.actors.blame import Blame, Test, blame, pickle_problem
 from agentspan.actors.localcode import Packed, pickle_by_value
 from agentspan.actors.locality import Unshippable
+from agentspan.credentials import keys_in, shown
 from agentspan.errors import UnshippableCodeError
 
 CODE_BYTES_MAX = 32 * 1024 * 1024
@@ -81,7 +82,8 @@ def _parts(agent: Any) -> Iterator[tuple[str, Any]]:
 
 
 def refuse_secrets(agent: Any, code: bytes, spec: dict[str, Any]) -> None:
-    """Check that neither code nor spec contains the value of an environment variable with a secret's name.
+    """Check that neither code nor spec contains a key: a copy of what a variable with a secret's name holds, or any text
+    that has the form of a provider's keys.
 
     Only literal copies are found; it is a guard against mistakes, not against intent.
 
@@ -97,12 +99,18 @@ def refuse_secrets(agent: Any, code: bytes, spec: dict[str, Any]) -> None:
             continue
         problem = f"It holds the value of the environment variable {variable}, and keys do not travel with code"
         remedy = f"Read os.environ[{variable!r}] inside the tool, and set it where the server runs."
+        raise _holds_key(agent, literal, problem, remedy)
+    for key in keys_in(code + text.encode("utf-8", "surrogatepass")):
+        hint = shown(key.decode("ascii", "replace"))
+        problem = f"It holds what looks like a key, {hint}, and keys do not travel with code"
+        remedy = "Put it into an environment variable where the server runs, and read os.environ inside the tool."
+        raise _holds_key(agent, key, problem, remedy)
 
-        found = blame(_parts(agent), _Holds(literal, problem))
-        culprit = found.culprit if found else "its description (metadata, base_url, schemas) cannot be stored"
-        raise UnshippableCodeError(
-            agent=agent.name, culprit=culprit, problem=problem, remedy=_remedy_for(agent, remedy)
-        )
+
+def _holds_key(agent: Any, literal: bytes, problem: str, remedy: str) -> UnshippableCodeError:
+    found = blame(_parts(agent), _Holds(literal, problem))
+    culprit = found.culprit if found else "its description (metadata, base_url, schemas) cannot be stored"
+    return UnshippableCodeError(agent=agent.name, culprit=culprit, problem=problem, remedy=_remedy_for(agent, remedy))
 
 
 class _Holds:

@@ -18,7 +18,6 @@ class Reported:
 
     records: Sequence[r.AnyRecord] = ()
     thread: ThreadWrite | None = None
-    note: str | None = None
     done: Future[None] = field(default_factory=Future)
 
 
@@ -38,16 +37,11 @@ class Reports:
         self._loop = asyncio.get_running_loop()
 
     def add(
-        self,
-        records: Sequence[r.AnyRecord] = (),
-        thread: ThreadWrite | None = None,
-        *,
-        within_s: float = 0.0,
-        note: str | None = None,
+        self, records: Sequence[r.AnyRecord] = (), thread: ThreadWrite | None = None, *, within_s: float = 0.0
     ) -> Future[None]:
         """A `Report`."""
         assert self._loop is not None, "effects are performed after `open`"
-        reported = Reported(records, thread, note)
+        reported = Reported(records, thread)
         self._waiting.append(reported)
         try:
             if within_s:

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agentspan.actors.driver import Driver, Performer
 from agentspan.actors.feed import NO_TOKENS, Feed
 from agentspan.actors.gate import Ask, ModelGate
 from agentspan.actors.performer import AgentPerformer, PerformerSettings
+from agentspan.actors.toolcall import Elsewhere
 from agentspan.agents.agent import Agent
 from agentspan.errors import DeploymentError, StaleEpochError
 from agentspan.limits import parse_limits
@@ -29,6 +27,7 @@ from agentspan.models.providers import canonical
 from agentspan.models.registry import ModelRegistry
 from agentspan.persistence.opening import open_store
 from agentspan.persistence.store import DeploymentRow, Store
+from agentspan.processes import whoami
 
 if TYPE_CHECKING:
     from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
@@ -36,19 +35,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("agentspan.residence")
 
 Unpack = Callable[[DeploymentRow, bytes], Any]
+ToolsElsewhere = Callable[[DeploymentRow], Elsewhere]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:
-    """What an actor needs to know of the settings; plain data, handed over at its creation. Times in seconds."""
+    """What an actor needs to know of the settings; plain data, handed over at its creation. Times in seconds.
 
-    store_url: str
-    key_path: str
+    By value, because an actor may be on another machine than the home. The secrets among it are in no `repr`.
+    """
+
+    store_url: str = field(repr=False)
+    key: bytes = field(repr=False)
+    """The key that signs stored code."""
     hibernate_after_s: float = 5.0
     model_retries_max: int = 6
     model_timeout_s: float = 600.0
     parallel_tools_max: int = 64
     model_limits: str = ""
+    resources_wait_s: float = 30.0
 
 
 @dataclass(slots=True)
@@ -63,18 +68,29 @@ class Residence:
     """Runs executions in this process."""
 
     def __init__(
-        self, config: HostConfig, *, unpack: Unpack, actor_name: str, node: str, permits: Ask | None = None
+        self,
+        config: HostConfig,
+        *,
+        unpack: Unpack,
+        actor_name: str,
+        node: str,
+        elsewhere: ToolsElsewhere | None = None,
+        permits: Ask | None = None,
     ) -> None:
-        """`permits` asks whoever knows what all processes together may call; None: there is nobody to ask."""
+        """`elsewhere` runs the tools of a deployment that ask for resources; without it they run here. `permits` asks
+        whoever knows what all processes together may call; None: there is nobody to ask.
+        """
         self._config = config
         self._unpack = unpack
-        self._host = {"actor": actor_name, "pid": os.getpid(), "node": node, "hostname": socket.gethostname()}
+        self._elsewhere = elsewhere
+        self._host = {"actor": actor_name, "node": node, **whoami()}
         self._executor = ThreadPoolExecutor(config.parallel_tools_max, thread_name_prefix="tool")
         limits = parse_limits(config.model_limits)
         client = f"{actor_name}-{secrets.token_hex(6)}"
         self._gate = ModelGate(limits, permits, client=client, canonical=canonical) if limits and permits else None
         self._models = ModelRegistry(timeout_s=config.model_timeout_s)
         self._agents: dict[str, Any] = {}
+        self._tools_elsewhere: dict[str, Elsewhere] = {}
         self._tenants: dict[str, _Tenant] = {}
         self._feeds: dict[str, Feed] = {}
         self._running: set[str] = set()
@@ -82,12 +98,11 @@ class Residence:
         self._opening = asyncio.Lock()
         self._unpacking = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._key = b""
         self._graphs: GraphLoop | None = None
 
     @property
     def host(self) -> dict[str, Any]:
-        """Actor name, pid, node and host name, for the execution's row."""
+        """Actor name, node, and the process (`processes.whoami`), for the execution's row."""
         return self._host
 
     async def warm(self, deployments: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -99,10 +114,11 @@ class Residence:
                 await self._agent(deployment_id)
             except DeploymentError:
                 log.exception("warm.failed", extra={"deployment_id": deployment_id})
-        if not all(isinstance(agent, Agent) for agent in self._agents.values()):
+        graphs = [agent for agent in self._agents.values() if not isinstance(agent, Agent)]
+        if graphs:
             from agentspan.frameworks.langgraph.running.rehearsal import rehearse
 
-            await rehearse(self._graph_loop())
+            await rehearse(self._graph_loop(), graphs)
         return self._host
 
     async def run(self, execution_id: str, epoch: int, crashed: bool, *, tokens: bool = False) -> dict[str, Any]:
@@ -128,10 +144,10 @@ class Residence:
 
     async def _run(self, execution_id: str, epoch: int, crashed: bool, store: Store, feed: Feed) -> dict[str, Any]:
         row = await store.row(execution_id)
-        if row.host.get("pid") != self._host["pid"]:
+        if row.host != self._host:  # As a whole: processes on two nodes may have the same pid.
             await store.set_host(execution_id, epoch=epoch, host=self._host)
         agent = await self._agent(row.deployment_id)
-        performer = self._performer(agent, store, feed)
+        performer = self._performer(agent, row.deployment_id, store, feed)
         driver = Driver(
             execution_id=execution_id,
             epoch=epoch,
@@ -159,7 +175,7 @@ class Residence:
                 done.set_result(outcome)
         return outcome
 
-    def _performer(self, agent: Any, store: Store, feed: Feed) -> Performer:
+    def _performer(self, agent: Any, deployment_id: str, store: Store, feed: Feed) -> Performer:
         if isinstance(agent, Agent):
             return AgentPerformer(
                 agent,
@@ -168,6 +184,7 @@ class Residence:
                 feed=feed,
                 executor=self._executor,
                 gate=self._gate,
+                elsewhere=self._tools_elsewhere.get(deployment_id),
                 settings=PerformerSettings(model_retries_max=self._config.model_retries_max),
             )
         # Only here: a process that runs native agents does not pay for importing langgraph.
@@ -219,7 +236,6 @@ class Residence:
     async def _open(self) -> Store:
         async with self._opening:  # Many executions may be the first.
             if self._store is None:
-                self._key = Path(self._config.key_path).read_bytes()
                 self._store = await open_store(self._config.store_url)
         return self._store
 
@@ -240,5 +256,8 @@ class Residence:
                 raise DeploymentError(
                     message=f"Deployment {deployment_id!r} is not in the store; deploy the agent again."
                 )
-            agent = self._agents[deployment_id] = self._unpack(row, self._key)
+            agent = self._unpack(row, self._config.key)
+            if self._elsewhere is not None:
+                self._tools_elsewhere[deployment_id] = self._elsewhere(row)
+            self._agents[deployment_id] = agent
         return agent

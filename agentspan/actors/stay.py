@@ -21,12 +21,14 @@ from typing import Any
 from agentspan.actors.fleet import ActorGone, ActorHandle, Fleet
 from agentspan.actors.givingup import give_up
 from agentspan.actors.shelf import Shelf, Standby
-from agentspan.errors import CorruptRecordError, ExecutionFinishedError, StaleEpochError
+from agentspan.errors import CorruptRecordError, ExecutionFinishedError, StaleEpochError, StoreUnavailableError
 from agentspan.persistence.store import Store
 
 log = logging.getLogger("agentspan.stay")
 
 BACKOFF_MAX_S = 30.0
+STORE_AWAY_MAX = 10
+"""Doublings of a pause, so that it stays a number."""
 OVER = frozenset({"finished", "hibernated", "stale", "given_up", "failed"})
 
 
@@ -39,11 +41,12 @@ class SupervisionSettings:
     recovery_backoff_s: float = 0.5
     scan_interval_s: float = 2.0
     ping_timeout_s: float = 15.0
-    starts_at_once: int = 2
-    hosts_max: int = 2
-    """0 is not decided yet: one for each core of the cluster."""
+    starts_at_once: int | None = 2
+    """None: one for each core of the cluster, as nodes come and go; so with `hosts_max`."""
+    hosts_max: int | None = 2
     host_capacity: int = 500
     actors_max: int | None = None
+    retention_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,9 @@ class Surroundings:
 
 class Stay:
     """Sees one execution through. `go` once, then `leave`."""
+
+    over = OVER
+    """Outcomes that end it."""
 
     def __init__(
         self,
@@ -85,6 +91,7 @@ class Stay:
         self._home: ActorHandle | None = None
         self._died_running = blamed
         self._not_started = 0
+        self._store_away = 0
         self._failure = "its process died each time"
 
     async def go(self, standby: Standby | None = None, *, attach: bool = False) -> dict[str, Any]:
@@ -96,7 +103,7 @@ class Stay:
         try:
             if attach:
                 outcome = await self._attach()
-            while outcome.get("ended") not in OVER:
+            while outcome.get("ended") not in self.over:
                 if outcome.get("ended") == "died":
                     standby = await self._rescuer()
                 elif outcome.get("ended") == "handed_over":
@@ -226,6 +233,10 @@ class Stay:
             self._kill_actor()
         except CorruptRecordError:
             raise
+        except StoreUnavailableError as problem:
+            log.warning("run.store_away", extra={"execution_id": self.execution_id, "problem": str(problem)[:500]})
+            self._kill_actor()
+            return await self._without_store()
         except Exception as problem:
             # The driver itself failed (code that cannot be loaded, a broken invariant). The next life is a new process.
             log.warning("run.failed", extra={"execution_id": self.execution_id, "problem": repr(problem)[:2000]})
@@ -235,7 +246,17 @@ class Stay:
             self._run = None
             self._is_hung = False
         self._died_running = True
+        self._store_away = 0
         self.actor = None
+        return {"ended": "died"}
+
+    async def _without_store(self) -> dict[str, Any]:
+        """Its store was away for too long, or when it began. That is held against nobody, so it may go on for ever, slowly."""
+        self.actor = None
+        self._store_away = min(self._store_away + 1, STORE_AWAY_MAX)
+        await asyncio.sleep(
+            min(BACKOFF_MAX_S, self._around.settings.recovery_backoff_s * 2.0 ** (self._store_away - 1))
+        )
         return {"ended": "died"}
 
     def _on_gone(self) -> None:

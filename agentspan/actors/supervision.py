@@ -65,15 +65,17 @@ class Supervision:
         self._store = store
         self._fleet = fleet
         self._settings = settings
+        self.recoveries_max = settings.recoveries_max
         self._clock = clock
-        self._slots = asyncio.Semaphore(settings.starts_at_once)
+        self._starts = settings.starts_at_once or 1
+        self._slots = asyncio.Semaphore(self._starts)
         self.shelf = Shelf(fleet, size=settings.standby, mint=mint, slots=self._slots)
         self._around = Surroundings(
             store=store, fleet=fleet, shelf=self.shelf, slots=self._slots, settings=settings, clock=clock
         )
         self.hosts = Hosts(
             fleet,
-            hosts_max=settings.hosts_max,
+            hosts_max=settings.hosts_max or 1,
             capacity=settings.host_capacity,
             slots=self._slots,
             ping_timeout_s=settings.ping_timeout_s,
@@ -108,6 +110,7 @@ class Supervision:
             if self._scanner is not None:
                 return
             self._stopping = False
+            await self._fit()
             await self.refresh_limits()
             rows = await self._store.unfinished()
             known = {name for row in rows if row.resident for name in (row.execution_id, row.host.get("actor"))}
@@ -144,6 +147,18 @@ class Supervision:
                 self._timers.popitem()[1].cancel()
             await self.shelf.stop()
             await self.hosts.stop()
+
+    async def _fit(self) -> None:
+        """Where nobody said how many: have as many hosts, and starts at once, as the cluster has cores now."""
+        cores = await self._fleet.cores()
+        if self._settings.starts_at_once is None:
+            for _ in range(cores - self._starts):  # Of a cluster that shrinks, the most it had is kept.
+                self._slots.release()
+            self._starts = max(self._starts, cores)
+        if self._settings.hosts_max is None:
+            self.hosts.resize(cores)
+            self._admission.resize(packed=True, places=self.hosts.places)
+            self._let_next_in()
 
     # --- what clients ask
 
@@ -385,6 +400,7 @@ class Supervision:
         while True:
             await asyncio.sleep(self._settings.scan_interval_s)
             try:
+                await self._fit()
                 await self.refresh_limits()
                 known = set(self._admission.sessions())
                 rows = await self._store.unfinished()

@@ -3,7 +3,9 @@
 Like any stay it goes from one take-over to the next. A host that dies takes many executions with it, and mostly one at
 most is to blame. So a death counts towards `crashes` only for those that were at work, and the first step on record makes
 it undone. Whoever is on a dying host for the second time in a row goes on in a process of its own: if it was the culprit it
-harms nobody else any more and is given up in the end; if not, it is out of the culprit's reach.
+harms nobody else any more and is given up in the end; if not, it is out of the culprit's reach. There it has its next step
+recorded, which clears it, and goes back to a host, so that the few who may have a process of their own at a time are soon
+others. Who comes under suspicion a second time stays.
 """
 
 from __future__ import annotations
@@ -17,13 +19,23 @@ from agentspan.actors.fleet import ActorGone
 from agentspan.actors.givingup import give_up
 from agentspan.actors.hosts import Host, Hosts, is_host
 from agentspan.actors.shelf import Standby
-from agentspan.actors.stay import BACKOFF_MAX_S, Stay, Surroundings
+from agentspan.actors.stay import BACKOFF_MAX_S, OVER, Stay, Surroundings
 from agentspan.agents.results import Status
+from agentspan.errors import StoreUnavailableError
 
 log = logging.getLogger("agentspan.tenancy")
 
 SUSPECT_AT = 2
 """So many crashes in a row without progress, and an execution gets a process of its own."""
+
+
+class Apart(Stay):
+    """A suspect's stay in a process of its own; over, too, when it was let go, to return to a host."""
+
+    over = OVER | {"handed_over"}
+
+    async def _rescuer(self) -> Standby | None:
+        return None
 
 
 class Tenancy(Stay):
@@ -46,7 +58,8 @@ class Tenancy(Stay):
         self._host: Host | None = None
         self._host_died = False
         self._recovers = False
-        self._alone: Stay | None = None
+        self._alone: Apart | None = None
+        self._suspected = 0
 
     async def leave(self) -> None:
         """Give up its seat; the host goes on."""
@@ -61,6 +74,19 @@ class Tenancy(Stay):
         """Hosts are pinged once for all their executions (`Hosts.look_after`)."""
         if self._alone is not None:
             await self._alone.ping()
+            await self._clear()
+
+    async def _clear(self) -> None:
+        """Have a suspect that has made progress return to a host, once."""
+        actor = self._alone.actor if self._alone is not None else None
+        if actor is None or self._suspected > 1:
+            return
+        try:
+            row = await self._around.store.row(self.execution_id)
+            if row.resident and row.crashes == 0:
+                await actor.let_go(self.execution_id)
+        except (ActorGone, StoreUnavailableError):
+            pass  # The next ping looks again.
 
     async def _attach(self) -> dict[str, Any]:
         self._recovers = True
@@ -132,10 +158,15 @@ class Tenancy(Stay):
         """Go on as a dedicated execution does, until this stay is over."""
         self._hosts.vacate(self.execution_id)
         async with self._hosts.suspects:
-            self._alone = alone = Stay(
+            self._suspected += 1
+            self._alone = alone = Apart(
                 self.execution_id, self._around, announce=self._follow, tokens=self.tokens, blamed=blame
             )
-            return await alone.go(attach=attach)
+            outcome = await alone.go(attach=attach)
+            if outcome.get("ended") == "handed_over":
+                await alone.leave()
+                self._alone = self.actor = None
+            return outcome
 
     def _follow(self) -> None:
         if self._alone is not None:

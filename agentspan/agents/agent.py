@@ -14,6 +14,7 @@ from agentspan.agents.outputs import OutputSchema
 from agentspan.agents.spec import AgentSpec
 from agentspan.agents.tools import ToolDef, get_tool_defs
 from agentspan.errors import ConfigurationError
+from agentspan.wording import a
 
 StopWhen = Callable[[StopContext], Any]
 
@@ -196,9 +197,9 @@ class Agent:
 
     def _instructions_text(self, said: Any) -> str:
         if not isinstance(said, str):
-            found = type(said).__name__
+            found = a(type(said).__name__)
             raise ConfigurationError(
-                problem=f"The instructions function of agent {self.name!r} returned a {found}; return text."
+                problem=f"The instructions function of agent {self.name!r} returned {found}; return text."
             )
         return said
 

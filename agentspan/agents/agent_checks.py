@@ -12,6 +12,7 @@ from agentspan.agents.nearest import unknown_option
 from agentspan.agents.outputs import OutputSchema
 from agentspan.agents.tool_def import ToolDef
 from agentspan.errors import ConfigurationError
+from agentspan.wording import a
 
 Instructions = str | Callable[..., Any]
 
@@ -73,7 +74,7 @@ class AgentChecks:
 
     def text(self, option: str, value: Any, *, optional: bool = False) -> None:
         if not isinstance(value, str) and not (optional and value is None):
-            self.refuse(f"{option} is a {type(value).__name__}; give text.")
+            self.refuse(f"{option} is {a(type(value).__name__)}; give text.")
 
     def whole(self, option: str, value: Any, *, optional: bool = False) -> None:
         if optional and value is None:
@@ -92,13 +93,13 @@ class AgentChecks:
 
     def callable(self, option: str, value: Any) -> None:
         if value is not None and not callable(value):
-            self.refuse(f"{option} is a {type(value).__name__}; give a function.")
+            self.refuse(f"{option} is {a(type(value).__name__)}; give a function.")
 
     def instructions(self, value: Any) -> Instructions:
         if isinstance(value, str):
             return value
         if not callable(value):
-            self.refuse(f"instructions is a {type(value).__name__}; give text or a function that returns text.")
+            self.refuse(f"instructions is {a(type(value).__name__)}; give text or a function that returns text.")
         required = [parameter for parameter in parameters_of(value) if parameter.default is parameter.empty]
         if len([p for p in required if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]) > 1 or any(
             parameter.kind is parameter.KEYWORD_ONLY for parameter in required
@@ -110,7 +111,7 @@ class AgentChecks:
         if value is None:
             return ()
         if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-            self.refuse(f"{option} is a {type(value).__name__}; give a list.")
+            self.refuse(f"{option} is {a(type(value).__name__)}; give a list.")
         return value
 
     def distinct(self, defs: Sequence[ToolDef]) -> dict[str, ToolDef]:
@@ -127,14 +128,14 @@ class AgentChecks:
             if isinstance(handler, type) and issubclass(handler, CallbackHandler):
                 self.refuse(f"callbacks has the class {handler.__name__}; give an instance: {handler.__name__}().")
             if not isinstance(handler, CallbackHandler):
-                self.refuse(f"callbacks has a {type(handler).__name__}; give instances of CallbackHandler.")
+                self.refuse(f"callbacks has {a(type(handler).__name__)}; give instances of CallbackHandler.")
         return handlers
 
     def mapping(self, option: str, value: Any) -> dict[str, Any]:
         if value is None:
             return {}
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-            self.refuse(f"{option} is a {type(value).__name__}; give a dict with text keys.")
+            self.refuse(f"{option} is {a(type(value).__name__)}; give a dict with text keys.")
         return dict(value)
 
     def json_dict(self, option: str, value: Any) -> dict[str, Any]:

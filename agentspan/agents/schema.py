@@ -21,6 +21,7 @@ from pydantic_core import PydanticSerializationError, PydanticUndefined
 from agentspan.agents.problems import accepted_arguments, listing, schema_problems, validation_problems
 from agentspan.agents.signature import REQUIRED, Argument, read_signature
 from agentspan.errors import ToolArgumentsError, ToolDefinitionError
+from agentspan.wording import a
 
 SCHEMA_ERRORS = (PydanticUserError, PydanticUndefinedAnnotation, TypeError, ValueError, NameError)
 """What pydantic raises for a type it cannot handle."""
@@ -184,7 +185,7 @@ class ArgumentSchema:
         except PydanticSerializationError:
             _refuse(
                 self.tool,
-                f"the default of its argument {argument.name!r} is a {type(default).__name__}, which has no JSON form, "
+                f"the default of its argument {argument.name!r} is {a(type(default).__name__)}, which has no JSON form, "
                 "so the call could not be recorded. Use None and put the object in its place inside the function.",
             )
 

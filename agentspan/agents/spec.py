@@ -60,6 +60,8 @@ class ToolSpec:
     """MESSAGE only: False answers at once with what is queued, even nothing."""
     response_schema: dict[str, Any] | None = None
     """HUMAN only: JSON schema the answer must fit."""
+    needs: dict[str, float] = field(default_factory=dict)
+    """FUNCTION only: what a call asks of a node, by Ray's names; empty for one that runs in its execution's process."""
 
     def delay_before(self, attempt: int) -> float:
         """Seconds to wait before `attempt` (2 is the first retry), attempts lost in a crash not counted."""

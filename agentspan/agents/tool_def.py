@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 from agentspan.agents.nearest import did_you_mean, listed
 from agentspan.agents.schema import ArgumentSchema, check_arguments
 from agentspan.agents.spec import OnCrash, RetryPolicy, ToolKind, ToolSpec
+from agentspan.agents.tool_resources import needs_of
 from agentspan.errors import ToolDefinitionError
 
 RETRIES_MAX = 100
@@ -55,6 +56,12 @@ class ToolDef:
     batch_size: int = 1
     blocking: bool = True
     response_schema: dict[str, Any] | None = None
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    memory: int | None = None
+    """Bytes."""
+    resources: dict[str, float] | None = None
+    """Of the cluster's own resources, by name. With any of these four a call runs as a Ray task, on any node."""
     arguments: ArgumentSchema | None = field(default=None, repr=False)
     """The function's arguments; read from `func` when not given."""
 
@@ -77,6 +84,14 @@ class ToolDef:
         for option in ("approval_required", "blocking"):
             if not isinstance(getattr(self, option), bool):
                 _refuse(name, f"{option} is {getattr(self, option)!r}; give True or False.")
+        try:
+            needs = self.needs
+        except ValueError as problem:
+            _refuse(name, str(problem))
+        if needs and self.kind is not ToolKind.FUNCTION:
+            _refuse(
+                name, f"a {self.kind.value} answers it, so there is nothing to run. Leave out num_cpus and the like."
+            )
         if self.kind is ToolKind.FUNCTION:
             self._read_function()
         elif not self.input_schema:
@@ -108,6 +123,11 @@ class ToolDef:
         """The parameter that takes the `ToolContext`, or None."""
         return self.arguments.context_parameter if self.arguments else None
 
+    @property
+    def needs(self) -> dict[str, float]:
+        """What each call asks of a node, by Ray's names. Empty: it runs in its execution's own process."""
+        return needs_of(num_cpus=self.num_cpus, num_gpus=self.num_gpus, memory=self.memory, resources=self.resources)
+
     def spec(self) -> ToolSpec:
         """The tool as plain data, for the engine and the store."""
         return ToolSpec(
@@ -125,6 +145,7 @@ class ToolDef:
             batch_size=self.batch_size,
             blocking=self.blocking,
             response_schema=self.response_schema,
+            needs=self.needs,
         )
 
     def validate_arguments(self, raw: str | Mapping[str, Any]) -> dict[str, Any]:

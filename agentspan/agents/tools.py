@@ -21,6 +21,7 @@ from agentspan.agents.schema import ArgumentSchema
 from agentspan.agents.spec import OnCrash, RetryPolicy, ToolKind
 from agentspan.agents.tool_def import ToolDef, is_async_callable
 from agentspan.errors import TerminalToolError, ToolDefinitionError
+from agentspan.wording import a
 
 __all__ = [
     "TerminalToolError",
@@ -36,7 +37,9 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_LATER = {"external", "guardrails", "credentials", "stateful", "isolated", "num_cpus", "num_gpus", "resources"}
+_LATER = {"external", "guardrails", "credentials", "stateful", "isolated"}
+_OTHER_WORDS = {"max_retries": "retry_count", "retries": "retry_count", "timeout": "timeout_seconds"}
+"""Ray's and others' words for ours."""
 _QUESTION_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"question": {"type": "string", "description": "The question to ask the person."}},
@@ -62,6 +65,10 @@ def tool(
     retry_policy: str | RetryPolicy = "linear_backoff",
     max_calls: int | None = None,
     on_crash: str | OnCrash = "retry",
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: int | None = None,
+    resources: dict[str, float] | None = None,
 ) -> Callable[[F], F]: ...
 
 
@@ -79,6 +86,11 @@ def tool(func: Any = None, **options: Any) -> Any:
     A call that was under way when the process died is tried again, so a tool that changes something outside should
     hand on `ToolContext.idempotency_key`, or say what else to do with `on_crash`.
 
+    With any of `num_cpus`, `num_gpus`, `memory` and `resources` each call runs as a Ray task, in a process of its own on
+    any node that has what it asks for; while that is in use, the call waits in line. All else stays as it is, with two
+    things better: a call that is cancelled or runs out of time is ended (`KeyboardInterrupt` first, the process after
+    that), and one that kills its process kills nothing else. `ToolContext.dependencies` are then copies, as loaded there.
+
     Args:
         func: The function; left out when there are options.
         name: What the model calls it: 1 to 64 letters, digits, `_`, `-`. Default: the function's name.
@@ -90,6 +102,11 @@ def tool(func: Any = None, **options: Any) -> Any:
         retry_policy: How the pause grows: `fixed`, `linear_backoff` or `exponential_backoff`.
         max_calls: Calls that one execution may make. Default: any number.
         on_crash: What to do with a call whose outcome a crash made unknown: `retry`, `ask` a person, or `fail`.
+        num_cpus: CPUs, 0 or more; parts of one will do. Default, when another resource is asked for: 1.
+        num_gpus: GPUs: a part of one, or whole ones.
+        memory: Bytes.
+        resources: Amounts of the cluster's own resources, by name. All four count for who may run where at the same
+            time; Ray enforces no limit.
 
     Raises:
         ToolDefinitionError: An option is unknown or out of range, or a model could not call the function.
@@ -113,11 +130,17 @@ TOOL_OPTIONS = (
     "retry_policy",
     "max_calls",
     "on_crash",
+    "num_cpus",
+    "num_gpus",
+    "memory",
+    "resources",
 )
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
     for option in options:
+        if option in _OTHER_WORDS:
+            _refuse(name, f"there is no option {option!r}; it is called {_OTHER_WORDS[option]!r} here.")
         if option not in TOOL_OPTIONS:
             _refuse(name, unknown_option(option, TOOL_OPTIONS, later=_LATER))
 
@@ -180,7 +203,7 @@ def _refuse_uncallable(func: Any, name: str) -> None:
     if isinstance(func, type):
         _refuse(name, "it is a class. Decorate a function, or an instance that can be called.")
     if not callable(func):
-        _refuse(name, f"a {type(func).__name__} cannot be called. Decorate a function.")
+        _refuse(name, f"{a(type(func).__name__)} cannot be called. Decorate a function.")
     if name == "<lambda>":
         _refuse(name, "a lambda has no name a model could call. Pass name='...', or write a def.")
     if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
@@ -199,7 +222,7 @@ def get_tool_def(obj: Any) -> ToolDef:
     name = _name_of(obj)
     if not isinstance(definition, ToolDef):
         if not callable(obj):
-            _refuse(name, f"a {type(obj).__name__} is not a tool. Give functions decorated with @tool, or ToolDefs.")
+            _refuse(name, f"{a(type(obj).__name__)} is not a tool. Give functions decorated with @tool, or ToolDefs.")
         _refuse(name, f"it is a plain function. Decorate it with @tool, or pass tool({name}).")
     if isinstance(obj, types.MethodType):
         return replace(definition, func=obj)

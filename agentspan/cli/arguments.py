@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Annotated, Any
 
 import typer
@@ -22,16 +21,15 @@ By = Annotated[
     str | None, typer.Option("--by", metavar="NAME", help="Who decides, for the record. Default: the login name.")
 ]
 
-_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
-
 
 def seconds_of(text: str) -> float:
     """Seconds of a duration: `90s`, `30m`, `12h`, `30d`, `2w`."""
-    match = _DURATION.fullmatch(text.strip().lower())
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is not a duration. Write a number and a unit: 90s, 30m, 12h, 30d or 2w.")
-    return float(match[1]) * _UNITS_S[match[2]]
+    from agentspan.config import seconds_of as seconds  # Here: `--help` need not wait for pydantic.
+
+    try:
+        return seconds(text)
+    except ValueError as problem:
+        raise typer.BadParameter(str(problem)) from None
 
 
 def value_of(text: str) -> Any:

@@ -35,6 +35,7 @@ _CODES: tuple[tuple[type[errors.AgentspanError], ExitCode], ...] = (
     (errors.AmbiguousExecutionError, ExitCode.USAGE),
     (errors.DecisionError, ExitCode.REFUSED),
     (errors.ExecutionFinishedError, ExitCode.REFUSED),
+    (errors.UnheardSignalError, ExitCode.REFUSED),
     (errors.ServerTimeoutError, ExitCode.TIMEOUT),
     (errors.ServerError, ExitCode.UNAVAILABLE),
     (errors.StoreUnavailableError, ExitCode.UNAVAILABLE),

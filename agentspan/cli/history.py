@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentspan.cli.arguments import ExecutionId, Json, json_of, short_id
+from agentspan.cli.loading import is_reference, load_agent
 from agentspan.cli.output import Output
 from agentspan.cli.reading import session
 
@@ -77,6 +78,15 @@ def fork(
         str | None,
         typer.Option("--as-node", metavar="NODE", help="Graphs: the node that the update counts as coming from."),
     ] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(
+            "--agent",
+            metavar="AGENT",
+            help="What goes on, in place of the version that ran: the name of a deployed agent or graph, or "
+            "`module:attribute` or `path.py:attribute`, which is deployed first.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Start a new execution from a state of another.
@@ -87,6 +97,8 @@ def fork(
     change: Any = None if state is None else json_of(state, "--state")
     with session() as here:
         full = here.find(execution_id)
-        started = here.live().fork(full, step=step, state=change, as_node=as_node).execution_id
+        live = here.live()
+        version = load_agent(agent) if agent is not None and is_reference(agent) else agent
+        started = live.fork(full, step=step, state=change, as_node=as_node, agent=version).execution_id
     output.answer({"execution_id": started, "forked_from": full}, started)
     output.note(f"Follow it with: agent-span stream {short_id(started)}")

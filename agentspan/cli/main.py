@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from agentspan import __version__
-from agentspan.cli import doctor, following, history, reading, running, server, steering
+from agentspan.cli import chaos, doctor, following, history, reading, running, server, steering
 from agentspan.cli.arguments import Json
 from agentspan.cli.exits import ExitCode, exit_code
 from agentspan.cli.output import Output, answers
@@ -124,6 +124,7 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("stop", _DECIDE, steering.stop),
     ("doctor", _OPERATE, doctor.doctor),
     ("gc", _OPERATE, reading.gc),
+    ("chaos", _OPERATE, chaos.chaos),
 )
 for _name, _panel, _function in _COMMANDS:
     app.command(_name, rich_help_panel=_panel)(_function)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +15,6 @@ from agentspan.cli.reading import session
 if TYPE_CHECKING:
     from agentspan.actors.lease import Descriptor
     from agentspan.cli.connect import Session
-
-CONNECT_MAX_S = 1.0
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -138,11 +135,12 @@ def status(
 
 def _info(here: Session) -> dict[str, Any]:
     """The server's facts, from its descriptor and the store."""
+    from agentspan.actors.network import is_listening
     from agentspan.cli.process import log_path
     from agentspan.persistence.postgres_url import without_password
 
     descriptor = here.lease.read()
-    is_up = descriptor is not None and (descriptor.embedded or _is_open(descriptor.address))
+    is_up = descriptor is not None and (descriptor.embedded or is_listening(descriptor.address))
     store = here.ask("info")
     return {
         "up": is_up,
@@ -163,16 +161,6 @@ def _info(here: Session) -> dict[str, Any]:
         "queued": None,
         "model_limits": None,
     }
-
-
-def _is_open(address: str) -> bool:
-    """Whether Ray's control service takes connections there."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_MAX_S).close()
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 @app.command()

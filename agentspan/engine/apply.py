@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from agentspan.agents.results import FinishReason, Status
+from agentspan.engine import apply_graph
 from agentspan.engine import records as r
 from agentspan.engine.answers import resume_value
 from agentspan.engine.events import count_events
+from agentspan.engine.misfit import misfit
 from agentspan.engine.state import (
     ROOT,
     Call,
@@ -23,7 +25,6 @@ from agentspan.engine.state import (
     from_snapshot,
     tool_message,
 )
-from agentspan.errors import UnexpectedRecordError
 
 
 def apply(state: ExecutionState, record: r.AnyRecord) -> None:
@@ -33,25 +34,19 @@ def apply(state: ExecutionState, record: r.AnyRecord) -> None:
         UnexpectedRecordError: The record does not fit; the state is unchanged.
     """
     if state.is_finished:
-        _misfit(state, record, f"the execution ended as {state.status.value}")
+        misfit(state, record, f"the execution ended as {state.status.value}")
     if (state.seq < 0) != isinstance(record, r.Started):
-        _misfit(state, record, "an execution starts with exactly one 'started' record")
+        misfit(state, record, "an execution starts with exactly one 'started' record")
     _HANDLERS[type(record)](state, record)
     state.seq += 1
     state.events += count_events(record)
     state.updated_at = record.at
 
 
-def _misfit(state: ExecutionState, record: r.Record, problem: str) -> None:
-    raise UnexpectedRecordError(
-        execution_id=state.execution_id, seq=state.seq + 1, kind=record.KIND, status=state.status.value, problem=problem
-    )
-
-
 def _frame(state: ExecutionState, record: Any) -> Frame:
     frame = state.frames.get(record.path)
     if frame is None:
-        _misfit(state, record, f"there is no frame {record.path!r}")
+        misfit(state, record, f"there is no frame {record.path!r}")
         raise AssertionError
     return frame
 
@@ -60,10 +55,10 @@ def _call(state: ExecutionState, record: Any, *phases: str) -> tuple[Frame, Call
     frame = _frame(state, record)
     call = next((call for call in frame.calls if call.call_id == record.call_id), None)
     if call is None:
-        _misfit(state, record, f"call {record.call_id!r} is not part of the current turn")
+        misfit(state, record, f"call {record.call_id!r} is not part of the current turn")
         raise AssertionError
     if call.phase not in phases:
-        _misfit(state, record, f"call {record.call_id!r} is {call.phase}, not {' or '.join(phases)}")
+        misfit(state, record, f"call {record.call_id!r} is {call.phase}, not {' or '.join(phases)}")
     return frame, call
 
 
@@ -76,7 +71,7 @@ def _awaiting_model(state: ExecutionState, record: Any) -> Frame:
         or frame.graph is not None
         or not state.session_loaded
     ):
-        _misfit(state, record, "no model call was due")
+        misfit(state, record, "no model call was due")
     return frame
 
 
@@ -106,16 +101,19 @@ def _started(state: ExecutionState, record: r.Started) -> None:
 
 def _forked(state: ExecutionState, record: r.Forked) -> None:
     if state.session_loaded or state.forked_from is None:
-        _misfit(state, record, "it is not a fork, or has its state already")
+        misfit(state, record, "it is not a fork, or has its state already")
+    if record.error is not None:
+        state.session_loaded, state.root.model_error = True, record.error
+        return
     if (record.snapshot is None) != (state.start is not None):
-        _misfit(state, record, "an agent goes on from a snapshot, a graph from its thread")
+        misfit(state, record, "an agent goes on from a snapshot, a graph from its thread")
     if record.snapshot is None:
         state.session_loaded = True
         return
     try:
         origin = from_snapshot(record.snapshot)
     except ValueError as problem:
-        _misfit(state, record, str(problem))
+        misfit(state, record, str(problem))
         raise AssertionError from problem
     state.session_loaded = True
     state.frames, state.shared, state.queue, state.guidance = (
@@ -128,25 +126,25 @@ def _forked(state: ExecutionState, record: r.Forked) -> None:
 
 def _session_loaded(state: ExecutionState, record: r.SessionLoaded) -> None:
     if state.session_loaded or state.forked_from is not None:
-        _misfit(state, record, "it continues no session, or has its conversation already")
+        misfit(state, record, "it continues no session, or has its conversation already")
     state.root.messages[:0] = record.messages
-    state.session_loaded = True
+    state.session_loaded, state.root.model_error = True, record.error
 
 
 def _recovered(state: ExecutionState, record: r.Recovered) -> None:
     calls = [(lost, state.call(lost.path, lost.call_id)) for lost in record.calls]
     for lost, call in calls:
         if call is None or call.phase != "ready":
-            _misfit(state, record, f"call {lost.call_id!r} was not in flight")
+            misfit(state, record, f"call {lost.call_id!r} was not in flight")
     for path in record.models:
         frame = state.frames.get(path)
         if frame is None or frame.calls or frame.answered or frame.graph is not None or not state.session_loaded:
-            _misfit(state, record, f"no model call of frame {path!r} was in flight")
+            misfit(state, record, f"no model call of frame {path!r} was in flight")
     for path in record.graphs:
-        _running_graph(state, record, path)
+        apply_graph.running_graph(state, record, path)
     state.recoveries += 1
     for path in record.graphs:
-        graph = _running_graph(state, record, path)
+        graph = apply_graph.running_graph(state, record, path)
         graph.attempt += 1
         graph.running = {}
     for path in record.models:
@@ -236,17 +234,23 @@ def _tool_failed(state: ExecutionState, record: r.ToolFailed) -> None:
     _close_turn(state, frame)
 
 
+def _tool_lost(state: ExecutionState, record: r.ToolLost) -> None:
+    _, call = _call(state, record, "ready")
+    call.retry_at = None
+    call.phase, call.ask, call.asked_at = "asking", "crash", record.at
+
+
 def _decided(state: ExecutionState, record: r.Decided) -> None:
     frame, call = _call(state, record, "asking")
     if call.ask == "message":
-        _misfit(state, record, f"call {record.call_id!r} waits for a message, not for a decision")
+        misfit(state, record, f"call {record.call_id!r} waits for a message, not for a decision")
     call.decided_by, call.decided_at = record.by or None, record.at
     if call.ask in ("interrupt", "breakpoint"):
         answer = resume_value(
             call.plan, record.verdict, arguments=record.arguments, reason=record.reason, value=record.value
         )
         _done(call, "answered", result=answer)
-        _close_asks(state, record, frame)
+        apply_graph.close_asks(state, record, frame)
         return
     match record.verdict:
         case "approve" if call.ask == "question":
@@ -273,7 +277,7 @@ def _message_received(state: ExecutionState, record: r.MessageReceived) -> None:
 def _messages_delivered(state: ExecutionState, record: r.MessagesDelivered) -> None:
     frame, call = _call(state, record, "asking")
     if call.ask != "message" or len(record.messages) > len(state.queue):
-        _misfit(state, record, f"call {record.call_id!r} cannot take {len(record.messages)} messages")
+        misfit(state, record, f"call {record.call_id!r} cannot take {len(record.messages)} messages")
     del state.queue[: len(record.messages)]
     _done(call, "completed", result=record.messages)
     _close_turn(state, frame)
@@ -296,88 +300,21 @@ def _controlled(state: ExecutionState, record: r.Controlled) -> None:
 def _stop_checked(state: ExecutionState, record: r.StopChecked) -> None:
     frame = _frame(state, record)
     if frame.calls or record.turn != frame.turn or frame.stop_checked_turn == frame.turn:
-        _misfit(state, record, f"turn {record.turn} was not to be checked")
+        misfit(state, record, f"turn {record.turn} was not to be checked")
     frame.stop_checked_turn = record.turn
     frame.stop_met = record.stop
     if record.error is not None:
         frame.model_error = record.error
 
 
-def _running_graph(state: ExecutionState, record: r.Record, path: str, run: int | None = None) -> GraphRun:
-    """The graph of a frame whose run is on."""
-    frame = state.frames.get(path)
-    graph = frame.graph if frame is not None else None
-    if frame is None or graph is None:
-        _misfit(state, record, f"frame {path!r} is no graph")
-        raise AssertionError
-    if graph.ended or frame.calls or frame.model_error is not None or not state.session_loaded:
-        _misfit(state, record, "no run of the graph is on")
-    if run not in (None, graph.run):
-        _misfit(state, record, f"run {graph.run} of the graph is on, not run {run}")
-    return graph
-
-
-def _graph_told(state: ExecutionState, record: r.GraphTold) -> None:
-    graph = _running_graph(state, record, record.path)
-    for told in record.told:
-        data = told.get("data", {})
-        if told["type"] == "node_start":
-            graph.running[data["task_id"]] = data["node"]
-        elif told["type"] == "node_end":
-            graph.running.pop(data["task_id"], None)
-    state.model_calls += record.model_calls
-    state.prompt_tokens += record.prompt_tokens
-    state.completion_tokens += record.completion_tokens
-    state.total_tokens += record.total_tokens
-
-
-def _graph_waits(state: ExecutionState, record: r.GraphWaits) -> None:
-    graph = _running_graph(state, record, record.path, record.run)
-    if not record.asks:
-        _misfit(state, record, "it waits for nothing")
-    graph.running, graph.answers, graph.checkpoint_id = {}, {}, record.checkpoint_id
-    state.frames[record.path].calls = [
-        Call(plan=ask, phase="asking", ask=ask.ask, arguments=ask.arguments, asked_at=record.at) for ask in record.asks
-    ]
-
-
-def _close_asks(state: ExecutionState, record: r.Record, frame: Frame) -> None:
-    """Once every ask is answered the next run may begin; a graph goes no further with only some of them."""
-    graph = frame.graph
-    if graph is None:
-        _misfit(state, record, f"frame {frame.path!r} is no graph")
-        raise AssertionError
-    if any(call.phase != "done" for call in frame.calls):
-        return
-    graph.answers = {call.call_id: call.result for call in frame.calls if call.ask == "interrupt"}
-    graph.passed = graph.checkpoint_id
-    graph.run, graph.attempt = graph.run + 1, 1
-    frame.calls = []
-
-
-def _graph_held(state: ExecutionState, record: r.GraphHeld) -> None:
-    _running_graph(state, record, record.path, record.run).running = {}
-
-
-def _graph_ended(state: ExecutionState, record: r.GraphEnded) -> None:
-    graph = _running_graph(state, record, record.path, record.run)
-    graph.ended, graph.state, graph.running = True, record.state, {}
-    state.frames[record.path].output = record.output
-
-
-def _graph_failed(state: ExecutionState, record: r.GraphFailed) -> None:
-    _running_graph(state, record, record.path, record.run).running = {}
-    state.frames[record.path].model_error = record.error
-
-
 def _finished(state: ExecutionState, record: r.Finished) -> None:
     try:
         status, finish_reason = Status(record.status), FinishReason(record.finish_reason)
     except ValueError as problem:
-        _misfit(state, record, str(problem))
+        misfit(state, record, str(problem))
         raise AssertionError from problem
     if not status.is_terminal:
-        _misfit(state, record, f"{status.value} is no end")
+        misfit(state, record, f"{status.value} is no end")
     state.status, state.finish_reason = status, finish_reason
     state.output, state.error = record.output, record.error
 
@@ -415,16 +352,17 @@ _HANDLERS: dict[type[r.Record], Callable[[ExecutionState, Any], None]] = {
     r.ModelFailed: _model_failed,
     r.ToolReturned: _tool_returned,
     r.ToolFailed: _tool_failed,
+    r.ToolLost: _tool_lost,
     r.Decided: _decided,
     r.MessageReceived: _message_received,
     r.MessagesDelivered: _messages_delivered,
     r.Controlled: _controlled,
     r.StopChecked: _stop_checked,
     r.Forked: _forked,
-    r.GraphTold: _graph_told,
-    r.GraphWaits: _graph_waits,
-    r.GraphHeld: _graph_held,
-    r.GraphEnded: _graph_ended,
-    r.GraphFailed: _graph_failed,
+    r.GraphTold: apply_graph.graph_told,
+    r.GraphWaits: apply_graph.graph_waits,
+    r.GraphHeld: apply_graph.graph_held,
+    r.GraphEnded: apply_graph.graph_ended,
+    r.GraphFailed: apply_graph.graph_failed,
     r.Finished: _finished,
 }

@@ -143,6 +143,19 @@ def _tool_failed(record: r.ToolFailed) -> list[Fields]:
     return [{"type": EventType.TOOL_RESULT, **fields, "data": {"error": record.error}}]
 
 
+def _tool_lost(record: r.ToolLost) -> list[Fields]:
+    return [
+        {
+            "type": EventType.WAITING,
+            **_where(record),
+            "attempt": record.attempt,
+            "args": record.arguments,
+            "content": record.error,
+            "data": {"ask": "crash", "arguments_hash": record.arguments_hash, "asks": 1},
+        }
+    ]
+
+
 def _decided(record: r.Decided) -> list[Fields]:
     data = {"verdict": record.verdict, "by": record.by, "edited": record.arguments is not None}
     told: list[Fields] = [
@@ -232,6 +245,7 @@ _TELL: dict[type[r.Record], Callable[[Any], list[Fields]]] = {
     r.ModelFailed: _model_failed,
     r.ToolReturned: _tool,
     r.ToolFailed: _tool_failed,
+    r.ToolLost: _tool_lost,
     r.Decided: _decided,
     r.MessageReceived: _message,
     r.MessagesDelivered: _delivered,

@@ -93,6 +93,8 @@ class Forked(Record):
     KIND: ClassVar[str] = "forked"
     snapshot: dict[str, Any] | None = None
     """None for a graph, whose state is in its thread."""
+    error: str | None = None
+    """Why the state cannot be gone on from; it ends the execution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,8 @@ class SessionLoaded(Record):
 
     KIND: ClassVar[str] = "session"
     messages: list[dict[str, Any]]
+    error: str | None = None
+    """Why it cannot be gone on from; it ends the execution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +182,21 @@ class ToolFailed(Record):
     error: str
     error_type: str = ""
     retry_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolLost(Record):
+    """A tool call's own process died, and the tool wants a person to say what now: its outcome is unknown."""
+
+    KIND: ClassVar[str] = "tool_lost"
+    path: str = ""
+    call_id: str
+    name: str
+    attempt: int = 1
+    error: str
+    arguments: dict[str, Any] | None = None
+    arguments_hash: str = ""
+    """As in `InterruptedCall`, so that readers of the record know what the person is asked about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,6 +340,7 @@ AnyRecord = (
     | ModelFailed
     | ToolReturned
     | ToolFailed
+    | ToolLost
     | Decided
     | MessageReceived
     | MessagesDelivered

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from agentspan.agents.results import AgentResult, AgentStatus, PendingTool, Status, TokenUsage, ToolCallRecord
@@ -50,18 +51,20 @@ def status_of(state: ExecutionState) -> Status:
     return Status.WAITING if state.open_asks() else Status.RUNNING
 
 
-def current_task(state: ExecutionState, effects: Sequence[Effect]) -> str:
-    """What the execution is doing, in a few words; empty when it has ended."""
+def current_task(
+    state: ExecutionState, effects: Sequence[Effect], notes: Mapping[Effect, str] = MappingProxyType({})
+) -> str:
+    """What the execution is doing, in a few words; empty when it has ended. `notes` say more of an effect."""
     if state.is_finished:
         return ""
     names = []
     for effect in effects:
         match effect:
             case CallModel():
-                names.append(f"model:turn-{effect.turn}")
+                names.append(_noted(f"model:turn-{effect.turn}", notes.get(effect)))
             case CallTool():
                 call = state.call(effect.path, effect.call_id)
-                names.append(f"tool:{call.name if call else effect.call_id}")
+                names.append(_noted(f"tool:{call.name if call else effect.call_id}", notes.get(effect)))
             case CheckStop():
                 names.append("stop_when")
             case RunGraph():
@@ -77,6 +80,10 @@ def current_task(state: ExecutionState, effects: Sequence[Effect]) -> str:
     if not names and state.root.model_retry_at is not None:
         names = ["model:retry"]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _noted(name: str, note: str | None) -> str:
+    return f"{name} ({note})" if note else name
 
 
 def agent_status(state: ExecutionState, *, status: str, current: str, pending: Iterable[Waiting]) -> AgentStatus:

@@ -14,6 +14,7 @@ from agentspan.persistence.codec import BlobMemo, BodyError, Packed, pack, unpac
 from agentspan.persistence.rules import STARTED_EVENTS, StoredEntry, check_names
 from agentspan.persistence.store import Commit, JournalEntry, NewExecution, PendingRow
 from agentspan.persistence.thread_bodies import GetBlob, PackedThread, pack_thread
+from agentspan.wording import a
 
 # What a record says ends up some levels deeper in a snapshot, and a signal in a record: what could be stored once must
 # be storable there too, or the execution would be stuck.
@@ -177,7 +178,7 @@ def _read(
     try:
         plain = unpack(data, get_blob, context=place, memo=memo)
         if not isinstance(plain, dict):
-            raise BodyError(f"it is a {type(plain).__name__}")
+            raise BodyError(f"it is {a(type(plain).__name__)}")
     except BodyError as problem:
         raise CorruptRecordError(execution_id=execution_id, what=what, problem=str(problem)) from None
     return plain

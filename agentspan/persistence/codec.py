@@ -26,6 +26,7 @@ what is large, or refused by ormsgpack, is walked.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -117,6 +118,7 @@ def pack(
     spare_depth: int = 0,
     inline: bool = False,
     large: bool = False,
+    blob_bytes_min: int = BLOB_BYTES_MIN,
 ) -> Packed:
     """Turn plain data into a body.
 
@@ -128,6 +130,7 @@ def pack(
         spare_depth: Refuse what is nested so deep that, with this many levels around it, it could not be stored.
         inline: Keep large values in the body.
         large: The caller expects large values: look for them first, instead of after writing them out in vain.
+        blob_bytes_min: What counts as large.
 
     Raises:
         UnstorableValueError: Names the path of the first value that is not plain data.
@@ -139,9 +142,10 @@ def pack(
         except ormsgpack.MsgpackEncodeError:
             pass  # Something in it needs lifting, or cannot be stored at all; the walk below finds out.
     blobs: dict[bytes, Large] = {}
-    if payload is None or (not inline and len(payload) >= BLOB_BYTES_MIN):
+    if payload is None or (not inline and len(payload) >= blob_bytes_min):
         try:
-            payload = _encode(_Lifting(blobs, None if inline else memo, inline).lift(value), spare_depth)
+            lifting = _Lifting(blobs, None, sys.maxsize) if inline else _Lifting(blobs, memo, blob_bytes_min)
+            payload = _encode(lifting.lift(value), spare_depth)
         except UnstorableValueError:
             raise  # It is a TypeError, and so is ormsgpack's.
         except (ormsgpack.MsgpackEncodeError, RecursionError):
@@ -289,10 +293,10 @@ def _is_odd(text: str) -> bool:
 class _Lifting:
     """Replaces what ormsgpack would refuse or should not contain; copies only the containers on the way to it."""
 
-    def __init__(self, blobs: dict[bytes, Large], memo: BlobMemo | None, inline: bool) -> None:
+    def __init__(self, blobs: dict[bytes, Large], memo: BlobMemo | None, bytes_min: int) -> None:
         self._blobs = blobs
         self._memo = memo
-        self._inline = inline
+        self._bytes_min = bytes_min
 
     def lift(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -304,17 +308,17 @@ class _Lifting:
         if isinstance(value, tuple):
             items = self._items(list(value))
             return Ext(_TUPLE, _encode(items))
-        if isinstance(value, (bytes, bytearray, memoryview)) and not self._inline and len(value) >= BLOB_BYTES_MIN:
+        if isinstance(value, (bytes, bytearray, memoryview)) and len(value) >= self._bytes_min:
             return Ext(_BYTES_BLOB, self._keep(bytes(value)))
         return value
 
     def _text(self, text: str) -> Any:
-        if not self._inline and len(text) * 4 >= BLOB_BYTES_MIN:
+        if len(text) * 4 >= self._bytes_min:
             known = self._memo.hash_of(text) if self._memo is not None else None
             if known is not None:
                 self._blobs[known] = text
                 return Ext(_TEXT_BLOB, known)
-            if len(text) >= BLOB_BYTES_MIN or (not text.isascii() and len(blob_bytes(text)) >= BLOB_BYTES_MIN):
+            if len(text) >= self._bytes_min or (not text.isascii() and len(blob_bytes(text)) >= self._bytes_min):
                 return Ext(_TEXT_BLOB, self._keep(str.__str__(text)))
         return Ext(_TEXT, blob_bytes(text)) if _is_odd(text) else text
 

@@ -11,6 +11,7 @@ from agentspan.engine.state import ROOT, ExecutionState, Frame, to_snapshot
 from agentspan.errors import ConfigurationError
 from agentspan.persistence.loading import load_state
 from agentspan.persistence.store import Store
+from agentspan.wording import a
 
 CHANGES = frozenset({"messages", "state"})
 """What a fork may change: the conversation, and what tools share in `ToolContext.state`."""
@@ -32,7 +33,7 @@ def check_changes(execution_id: str, changes: Any) -> None:
 
 def _problem(changes: Any) -> str:
     if not isinstance(changes, Mapping):
-        return f"cannot be changed by a {type(changes).__name__}"
+        return f"cannot be changed by {a(type(changes).__name__)}"
     unknown = sorted(str(name) for name in set(changes) - CHANGES)
     if unknown:
         return f"cannot change {', '.join(unknown)}"
@@ -44,7 +45,7 @@ def _problem(changes: Any) -> str:
     ):
         return "cannot go on with these messages"
     if not isinstance(changes.get("state", {}), dict):
-        return f"cannot have a {type(changes['state']).__name__} as its state"
+        return f"cannot have {a(type(changes['state']).__name__)} as its state"
     return ""
 
 
@@ -70,6 +71,22 @@ async def state_after(store: Store, execution_id: str, seq: int | None) -> Execu
     return state
 
 
+async def check_agent(store: Store, execution_id: str, seq: int | None, spec: Mapping[str, Any]) -> None:
+    """Refuse another agent for a state in the middle of calls that it does not know.
+
+    Raises:
+        ConfigurationError: Names the tools that it lacks.
+    """
+    state = await state_after(store, execution_id, seq)
+    calls = [call for frame in state.frames.values() for call in frame.calls if call.phase != "done"]
+    missing = sorted({call.name for call in calls if call.name not in spec.get("tools", ())})
+    if missing:
+        raise ConfigurationError(
+            problem=f"Execution {execution_id!r} cannot be forked with this agent: the state has calls of "
+            f"{', '.join(missing)}, which {spec.get('name')!r} does not have. Fork a step before, or change the messages."
+        )
+
+
 async def forked_snapshot(store: Store, fork: ExecutionState) -> dict[str, Any]:
     """The snapshot that a fork goes on from: another execution's state, with the changes asked for."""
     assert fork.forked_from is not None, "only a fork is forked"
@@ -79,6 +96,7 @@ async def forked_snapshot(store: Store, fork: ExecutionState) -> dict[str, Any]:
         # Another conversation: neither what the old one was about to do is part of it, nor the turns it has had.
         origin.frames = {ROOT: Frame(path=ROOT, agent=origin.root.agent, messages=list(changes["messages"]))}
     origin.shared.update(changes.get("state") or {})
+    origin.root.agent = fork.agent  # Which may be another one, that goes on in its place.
     for frame in origin.frames.values():
         # Attempts are counted anew: the fork has tried nothing yet, and a model that failed is asked again.
         frame.model_attempt, frame.model_failures, frame.model_retry_at, frame.model_error = 1, 0, None, None

@@ -255,10 +255,20 @@ class MemoryStore:
         return self._threads.checkpoints(thread_id, ns, checkpoint_ids)
 
     async def list_checkpoints(
-        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+        self,
+        thread_id: str | None = None,
+        *,
+        ns: str | None = None,
+        before: str | None = None,
+        skip: int = 0,
+        limit: int = 100,
     ) -> list[ThreadCheckpoint]:
         """See `ThreadStore.list_checkpoints`."""
-        return self._threads.listing(thread_id, ns, before, limit)
+        return self._threads.listing(thread_id, ns, before, skip, limit)
+
+    async def places(self, thread_id: str, checkpoint_id: str) -> list[tuple[str, str]]:
+        """See `ThreadStore.places`."""
+        return self._threads.places(thread_id, checkpoint_id)
 
     async def checkpoint_writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[WriteRow]:
         """See `ThreadStore.checkpoint_writes`."""
@@ -266,6 +276,7 @@ class MemoryStore:
 
     async def delete_checkpoints(self, thread_id: str, checkpoint_ids: Sequence[tuple[str, str]]) -> None:
         """See `ThreadStore.delete_checkpoints`."""
+        self._refuse_owned(thread_id)
         held = self._threads.blobs_of([thread_id])
         self._threads.delete_checkpoints(thread_id, checkpoint_ids)
         self._blobs.drop(held - self._needed())

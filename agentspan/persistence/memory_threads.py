@@ -177,19 +177,32 @@ class MemoryThreads:
             for write in self._read_writes(thread_id, slot, row.body)
         )
 
-    def listing(self, thread_id: str | None, ns: str | None, before: str | None, limit: int) -> list[ThreadCheckpoint]:
+    def listing(
+        self, thread_id: str | None, ns: str | None, before: str | None, skip: int, limit: int
+    ) -> list[ThreadCheckpoint]:
         """Checkpoints, the last stored first."""
         found = self._newest_first(thread_id, ns)
         if before is not None:
             found = (one for one in found if self._is_before(*one, before))
         listed = []
-        for owner, slot, row in islice(found, limit):
+        for owner, slot, row in islice(found, skip, skip + limit):
             try:
                 listed.append(ThreadCheckpoint(thread_id=owner, row=self._read(owner, slot, row)))
             except CorruptRecordError:
                 if thread_id is not None:
                     raise  # Else its own listing says so; it must not hide everybody else's.
         return listed
+
+    def places(self, thread_id: str, checkpoint_id: str) -> list[tuple[str, str]]:
+        """Where the other namespaces stood when a checkpoint of the root was stored."""
+        bound = (self._threads.get(thread_id) or Thread()).rows.get(Slot("", checkpoint_id))
+        if bound is None:
+            return []
+        found: dict[str, str] = {}
+        for _, slot, row in self._newest_first(thread_id, None):
+            if slot.ns and row.number < bound.number:
+                found.setdefault(slot.ns, slot.checkpoint_id)
+        return sorted(found.items())
 
     def _is_before(self, thread_id: str, slot: Slot, row: Row, before: str) -> bool:
         bound = self._threads[thread_id].rows.get(Slot(slot.ns, before))

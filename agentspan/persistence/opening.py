@@ -14,12 +14,13 @@ _FORMS = (
 )
 
 
-async def open_store(url: str | Path) -> Store:
+async def open_store(url: str | Path, *, inline: bool = False) -> Store:
     """Open the store a setting names, on the running event loop.
 
     Args:
         url: The path of a SQLite file, or `sqlite:///` and its path (so an absolute one has four slashes), or
             `postgresql://…` (see `PostgresStore.connect`).
+        inline: The running loop serves nothing but this store, so one that waits for the disk may do so on its thread.
 
     Raises:
         ConfigurationError: This version has no such store, or its driver is not installed.
@@ -27,9 +28,10 @@ async def open_store(url: str | Path) -> Store:
     """
     if isinstance(url, str) and is_postgres(url):
         return await _postgres(url)
-    from agentspan.persistence.sqlite import SqliteStore
+    from agentspan.persistence.sqlite import InlineSqliteStore, SqliteStore
 
-    return await SqliteStore.connect(sqlite_path(url))
+    kind = InlineSqliteStore if inline else SqliteStore
+    return await kind.connect(sqlite_path(url))
 
 
 async def _postgres(url: str) -> Store:

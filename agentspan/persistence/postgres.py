@@ -266,10 +266,22 @@ class PostgresStore:
         )
 
     async def list_checkpoints(
-        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+        self,
+        thread_id: str | None = None,
+        *,
+        ns: str | None = None,
+        before: str | None = None,
+        skip: int = 0,
+        limit: int = 100,
     ) -> list[ThreadCheckpoint]:
         """See `ThreadStore.list_checkpoints`."""
-        return await self._link.read(lambda: postgres_thread_rows.listing(thread_id, ns, before, limit, self._memo))
+        return await self._link.read(
+            lambda: postgres_thread_rows.listing(thread_id, ns, before, skip, limit, self._memo)
+        )
+
+    async def places(self, thread_id: str, checkpoint_id: str) -> list[tuple[str, str]]:
+        """See `ThreadStore.places`."""
+        return await self._link.read(lambda: postgres_thread_rows.places(thread_id, checkpoint_id))
 
     async def checkpoint_writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[WriteRow]:
         """See `ThreadStore.checkpoint_writes`."""

@@ -64,8 +64,19 @@ def writes(thread_id: str, ns: str, checkpoint_id: str, memo: BlobMemo) -> Work[
     return _read_writes(thread_id, ns, checkpoint_id, found.rows, get_blob, memo)
 
 
+def places(thread_id: str, checkpoint_id: str) -> Work[list[tuple[str, str]]]:
+    """Where the other namespaces stood when a checkpoint of the root was stored."""
+    bound = f"SELECT id FROM checkpoints WHERE thread = {_MINE} AND ns = '' AND checkpoint_id = %s"
+    sql = (
+        f"SELECT DISTINCT ON (ns) ns, checkpoint_id FROM checkpoints WHERE thread = {_MINE} AND ns <> '' "
+        f"AND id < ({bound}) ORDER BY ns, id DESC"
+    )
+    (found,) = yield Batch([Ask(sql, (kept(thread_id), kept(thread_id), kept(checkpoint_id)))])
+    return [(told(ns), told(name)) for ns, name in found.rows]
+
+
 def listing(
-    thread_id: str | None, ns: str | None, before: str | None, limit: int, memo: BlobMemo
+    thread_id: str | None, ns: str | None, before: str | None, skip: int, limit: int, memo: BlobMemo
 ) -> Work[list[ThreadCheckpoint]]:
     """Checkpoints, the last stored first."""
     terms: dict[str, Any] = {"t.thread_id = %s": kept_or_none(thread_id), "c.ns = %s": kept_or_none(ns)}
@@ -80,9 +91,9 @@ def listing(
     sql = (
         "SELECT t.thread_id, c.ns, c.checkpoint_id, c.parent_id, c.body "
         f"FROM checkpoints c JOIN threads t ON t.id = c.thread {bound}"
-        f"{'WHERE ' + ' AND '.join(where) if where else ''} ORDER BY c.id DESC LIMIT %s"
+        f"{'WHERE ' + ' AND '.join(where) if where else ''} ORDER BY c.id DESC LIMIT %s OFFSET %s"
     )
-    (found,) = yield Batch([Ask(sql, (*params, limit))])
+    (found,) = yield Batch([Ask(sql, (*params, limit, skip))])
     get_blob = yield from getter(columns[4] for columns in found.rows)
     listed = []
     for name, *columns in found.rows:

@@ -136,7 +136,8 @@ def _put_writes(where: tuple[int | str, ...], body: bytes) -> Ask:
 
 def delete_checkpoints(thread_id: str, places: Sequence[tuple[str, str]]) -> Work[None]:
     """Remove checkpoints with their writes, and the large values that nothing of the thread refers to any more."""
-    (numbers,) = yield Batch([_number(thread_id, lock=True)])
+    owner, numbers = yield Batch([_owner(thread_id), _number(thread_id, lock=True)])
+    _refuse_owned(thread_id, owner)
     if not numbers.rows or not places:
         return
     ((thread,),) = numbers.rows

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from agentspan.engine.admit import Signal
 from agentspan.persistence import sqlite_rows, sqlite_thread_rows, sqlite_threads, sqlite_upkeep, sqlite_writes
@@ -25,7 +25,7 @@ from agentspan.persistence.bodies import pack_commit, pack_note, pack_signal, pa
 from agentspan.persistence.codec import BlobMemo
 from agentspan.persistence.decisions import needs_schema
 from agentspan.persistence.rules import check_names, check_new
-from agentspan.persistence.sqlite_link import SqliteLink
+from agentspan.persistence.sqlite_link import InlineLink, SqliteLink
 from agentspan.persistence.store import (
     Accepted,
     Commit,
@@ -40,7 +40,7 @@ from agentspan.persistence.store import (
     Sweep,
     TakenOver,
 )
-from agentspan.persistence.thread_bodies import pack_thread
+from agentspan.persistence.thread_bodies import PackedThread, pack_thread
 from agentspan.persistence.threads import CheckpointRow, ThreadCheckpoint, ThreadWrite, WriteRow
 
 LOCKED_MAX_S = 30.0
@@ -49,6 +49,8 @@ LOCKED_MAX_S = 30.0
 
 class SqliteStore:
     """A `Store` in a SQLite file. Belongs to the event loop it was opened on; other loops open their own."""
+
+    _LINK: ClassVar[type[SqliteLink]] = SqliteLink
 
     def __init__(self, link: SqliteLink, clock: Callable[[], float]) -> None:
         self._link = link
@@ -59,7 +61,7 @@ class SqliteStore:
     @classmethod
     async def connect(
         cls, path: str | Path, *, locked_max_s: float = LOCKED_MAX_S, clock: Callable[[], float] = time.time
-    ) -> SqliteStore:
+    ) -> Self:
         """Open the file, making or migrating it if need be. `close` it when done.
 
         Args:
@@ -72,13 +74,13 @@ class SqliteStore:
             StoreVersionError: A newer AgentSpan wrote it. Nothing was changed.
             StoreUnavailableError: It cannot be opened now.
         """
-        link = SqliteLink(path, locked_max_s)
+        link = cls._LINK(path, locked_max_s)
         await link.open()
         return cls(link, clock)
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: str | Path, **options: Any) -> AsyncIterator[SqliteStore]:
+    async def open(cls, path: str | Path, **options: Any) -> AsyncIterator[Self]:
         """`connect` for an `async with` block, which closes it."""
         store = await cls.connect(path, **options)
         try:
@@ -236,12 +238,22 @@ class SqliteStore:
         )
 
     async def list_checkpoints(
-        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+        self,
+        thread_id: str | None = None,
+        *,
+        ns: str | None = None,
+        before: str | None = None,
+        skip: int = 0,
+        limit: int = 100,
     ) -> list[ThreadCheckpoint]:
         """See `ThreadStore.list_checkpoints`."""
         return await self._link.read(
-            lambda db: sqlite_thread_rows.listing(db, thread_id, ns, before, limit, self._memo)
+            lambda db: sqlite_thread_rows.listing(db, thread_id, ns, before, skip, limit, self._memo)
         )
+
+    async def places(self, thread_id: str, checkpoint_id: str) -> list[tuple[str, str]]:
+        """See `ThreadStore.places`."""
+        return await self._link.read(lambda db: sqlite_thread_rows.places(db, thread_id, checkpoint_id))
 
     async def checkpoint_writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[WriteRow]:
         """See `ThreadStore.checkpoint_writes`."""
@@ -285,6 +297,33 @@ class SqliteStore:
         """See `Store.info`."""
         facts = await self._link.read(sqlite_upkeep.info)
         return {"kind": "sqlite", "where": str(self.path), **facts}
+
+
+class InlineSqliteStore(SqliteStore):
+    """A `SqliteStore` that writes on the thread of its loop, for a loop that serves nothing else: that thread waits for
+    the disk, and for other processes' transactions."""
+
+    _LINK = InlineLink
+
+    def write_threads(self, writes: Sequence[tuple[str, ThreadWrite]]) -> list[BaseException | None]:
+        """See `InlineThreadStore.write_threads`."""
+        works: list[Callable[[sqlite3.Connection], int]] = []
+        problems: list[BaseException | None] = []
+        for thread_id, write in writes:
+            try:
+                packed = pack_thread(thread_id, write, self._memo)
+            except Exception as problem:
+                problems.append(problem)
+            else:
+                problems.append(None)
+                works.append(partial(_write_thread, packed, self._memo))
+        assert isinstance(self._link, InlineLink)
+        outcomes = iter(self._link.write_now(works))
+        return [next(outcomes)[1] if problem is None else problem for problem in problems]
+
+
+def _write_thread(packed: PackedThread, memo: BlobMemo, db: sqlite3.Connection) -> int:
+    return sqlite_threads.write_thread(db, packed, memo)
 
 
 def _remove(batch: Sequence[tuple[int, str]], finished_before: float, db: sqlite3.Connection) -> sqlite_upkeep.Removed:

@@ -7,6 +7,7 @@ new file at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sqlite3
@@ -17,18 +18,21 @@ from typing import TypeVar
 
 from agentspan.errors import ConfigurationError, StoreUnavailableError, StoreVersionError
 
-SCHEMA_VERSION = 2
-"""The last migration. 1: first release. 2: threads."""
+SCHEMA_VERSION = 3
+"""The last migration. 1: first release. 2: threads. 3: a shorter index of threads."""
 APPLICATION_ID = 0x41675370
 """Marks a file as an AgentSpan store ("AgSp")."""
-PAGE_BYTES = 1024
-"""Small, because a commit writes whole pages: at the usual 4096 a step of 2 kB writes 12 kB, at 1024 it writes 5."""
-CHECKPOINT_PAGES = 4096
-"""Pages in the write-ahead log at which a commit moves them into the file: 4 MB."""
+PAGE_BYTES = 512
+"""Small, because a commit writes whole pages, and mostly little is new in each. Only new files get it."""
+CHECKPOINT_PAGES = 8192
+"""Pages in the write-ahead log at which a commit moves them into the file: 4 MB. The log starts over then."""
 JOURNAL_BYTES_MAX = 16 * 1024 * 1024
 """What is kept of the log's file after a burst."""
 READ_TIMEOUT_S = 10.0
 """How long a read waits for the file to be usable (another process recovers or closes it)."""
+
+_LOG_HEAD_BYTES, _FRAME_HEAD_BYTES = 32, 24
+"""Of the write-ahead log and of a page in it (sqlite.org/fileformat2.html, section 4)."""
 
 PATIENT_TRIES = 500
 """Tries after which whoever holds the lock is not committing a step but doing something long."""
@@ -91,14 +95,56 @@ def _prepare(path: Path, deadline_s: float) -> sqlite3.Connection:
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchall(), until)
         db.execute("PRAGMA synchronous = FULL")
-        db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_log_pages(db)}")
         db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}")
         while patiently(lambda: _schema_version(db), until) < SCHEMA_VERSION:
             patiently(lambda: _migrate_once(db, path), until)
+        patiently(lambda: _reserve_log(db, path), until)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _reserve_log(db: sqlite3.Connection, path: Path) -> None:
+    """Give the log the length it has when it starts over.
+
+    A commit that makes a file longer flushes the file system's own journal as well, which takes as long as the flush of
+    the commit. Zeros behind the last frame end the log for SQLite, as the end of the file does.
+    """
+    log = Path(f"{path.resolve()}-wal")
+    wanted = _LOG_HEAD_BYTES + _log_pages(db) * (_FRAME_HEAD_BYTES + _page_bytes(db))
+    with contextlib.suppress(OSError):  # It is for speed only; a full disk says so when there is something to store.
+        if log.stat().st_size >= wanted:
+            return
+        db.execute("BEGIN IMMEDIATE")  # Nobody else changes its length meanwhile.
+        try:
+            with log.open("r+b", buffering=0) as file:
+                file.write(bytes(max(0, wanted - file.seek(0, os.SEEK_END))))
+                os.fsync(file.fileno())
+        finally:
+            db.execute("ROLLBACK")
+
+
+def log_bytes(path: Path) -> int:
+    """The bytes of the log that are in use: of its frames since it started over. While nobody writes."""
+    with path.with_name(f"{path.name}-wal").open("rb") as file:
+        head = file.read(_LOG_HEAD_BYTES)
+        if not any(head):
+            return 0
+        frame_bytes = _FRAME_HEAD_BYTES + int.from_bytes(head[8:12])
+        used = len(head)
+        while file.read(frame_bytes)[8:16] == head[16:24]:  # The salts; a frame of an earlier round has others.
+            used += frame_bytes
+    return used
+
+
+def _log_pages(db: sqlite3.Connection) -> int:
+    return CHECKPOINT_PAGES * PAGE_BYTES // _page_bytes(db)
+
+
+def _page_bytes(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA page_size").fetchone()[0])
 
 
 def _schema_version(db: sqlite3.Connection) -> int:

@@ -1,5 +1,7 @@
 """Two threads between an event loop and a SQLite file: one that writes, one that reads.
 
+A loop that serves nothing but the store is such a thread itself, and may do the writing (`InlineLink`).
+
 Group commit: every write is a function that gets the connection inside a transaction. What is queued while the
 writer's thread is busy becomes one transaction, each function inside a savepoint of its own, so that one that is
 refused (a stale epoch) fails alone. A lone write crosses to the thread once and back once, and pays for no savepoint.
@@ -12,7 +14,7 @@ import contextlib
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,8 +28,9 @@ GROUP_MAX = 256
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+Outcome = tuple[Any, BaseException | None]
+"""What a function returned, or why nothing of it was written."""
 _Queued = tuple["asyncio.Future[Any]", Work[Any]]
-_Outcome = tuple["asyncio.Future[Any]", Any, "BaseException | None"]
 
 
 class _Connection(aiosqlite.Connection):
@@ -110,7 +113,7 @@ class SqliteLink:
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.append((future, work))
         # One post for every write: the first to run takes all that is queued, the others find nothing and return.
-        self._writer.post(self._drain)
+        self._post(self._drain)
         return await future
 
     async def read(self, work: Work[T]) -> T:
@@ -125,6 +128,13 @@ class SqliteLink:
         """Run something slow on the reader's thread."""
         self._check_usable()
         return await self._reader.ask(lambda _: call())
+
+    def _post(self, call: Callable[[], None]) -> None:
+        self._writer.post(call)
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        return self._writer._conn
 
     def _check_usable(self) -> None:
         if not self._is_open:
@@ -144,19 +154,19 @@ class SqliteLink:
         while self._queue and len(group) < GROUP_MAX:
             group.append(self._queue.popleft())
         if group:
-            outcomes = self._transact(group)
+            outcomes = self._transact([work for _, work in group])
             with contextlib.suppress(RuntimeError):  # The loop was closed: nobody waits for the answer.
-                self._loop.call_soon_threadsafe(_settle, outcomes)
+                self._loop.call_soon_threadsafe(_settle, [future for future, _ in group], outcomes)
 
-    def _transact(self, group: list[_Queued]) -> list[_Outcome]:
-        db = self._writer._conn
-        outcomes: list[_Outcome] = []
+    def _transact(self, group: Sequence[Work[Any]]) -> list[Outcome]:
+        db = self._db
+        outcomes: list[Outcome] = []
         try:
             patiently(lambda: db.execute("BEGIN IMMEDIATE"), time.monotonic() + self._deadline_s)
             self.groups += 1
             run = self._alone if len(group) == 1 else self._apart
-            for future, work in group:
-                outcomes.append((future, *run(db, work)))
+            for work in group:
+                outcomes.append(run(db, work))  # noqa: PERF401  What was done before one of them raises counts.
             if db.in_transaction:
                 db.execute("COMMIT")
         except BaseException as problem:  # Handed to every caller; this thread must go on.
@@ -165,12 +175,11 @@ class SqliteLink:
                     db.execute("ROLLBACK")
             failure = self._unavailable(problem)
             # Who was refused before the transaction was lost stays refused; the others do not know.
-            refused = [outcome for outcome in outcomes if outcome[2] is not None]
-            known = {id(future) for future, _, _ in refused}
-            return refused + [(future, None, failure) for future, _ in group if id(future) not in known]
+            refused = [error for _, error in outcomes] + [None] * (len(group) - len(outcomes))
+            return [(None, error or failure) for error in refused]
         return outcomes
 
-    def _alone(self, db: sqlite3.Connection, work: Work[Any]) -> tuple[Any, BaseException | None]:
+    def _alone(self, db: sqlite3.Connection, work: Work[Any]) -> Outcome:
         try:
             return work(db), None
         except BaseException as problem:
@@ -178,7 +187,7 @@ class SqliteLink:
                 db.execute("ROLLBACK")
             return None, self._named(problem)
 
-    def _apart(self, db: sqlite3.Connection, work: Work[Any]) -> tuple[Any, BaseException | None]:
+    def _apart(self, db: sqlite3.Connection, work: Work[Any]) -> Outcome:
         db.execute("SAVEPOINT one")
         try:
             result = work(db)
@@ -195,8 +204,49 @@ class SqliteLink:
         return self._unavailable(problem) if isinstance(problem, sqlite3.Error) else problem
 
 
-def _settle(outcomes: list[_Outcome]) -> None:
-    for future, result, error in outcomes:
+class InlineLink(SqliteLink):
+    """Writes on the thread of the loop itself, which nothing else may need meanwhile: nothing crosses to a thread."""
+
+    _inline: sqlite3.Connection
+
+    async def open(self) -> None:
+        """Connect. Raises as `open_writer` does."""
+        self._inline = open_writer(self.path, self._deadline_s)
+        try:
+            await self._reader.open()
+        except BaseException:
+            self._inline.close()
+            raise
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Finish what is queued, then disconnect. Idempotent."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        while self._queue:
+            self._drain()
+        try:
+            await self._reader.close()
+        finally:
+            self._inline.close()
+
+    def write_now(self, works: Sequence[Work[Any]]) -> list[Outcome]:
+        """Run several functions in one transaction, each apart; they are on disk when this returns."""
+        self._check_usable()
+        groups = [works[start : start + GROUP_MAX] for start in range(0, len(works), GROUP_MAX)]
+        return [outcome for group in groups for outcome in self._transact(group)]
+
+    def _post(self, call: Callable[[], None]) -> None:
+        self._loop.call_soon(call)
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        return self._inline
+
+
+def _settle(futures: Sequence[asyncio.Future[Any]], outcomes: Sequence[Outcome]) -> None:
+    for future, (result, error) in zip(futures, outcomes, strict=True):
         if future.done():
             continue  # Its caller was cancelled.
         if error is None:

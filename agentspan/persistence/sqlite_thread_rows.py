@@ -47,6 +47,23 @@ def long(kept: str | bytes) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+AT = "CASE typeof(checkpoint_id) WHEN 'blob' THEN substr(checkpoint_id, 1, 8) ELSE checkpoint_id END"
+TASK_AT = "CASE typeof(task_id) WHEN 'blob' THEN substr(task_id, 1, 4) ELSE task_id END"
+"""What the index has of an ID, word for word as there: a look-up names that and then the whole. See `at`."""
+NEWEST = f"{AT} DESC, checkpoint_id DESC"
+"""The order of checkpoints by ID, the greatest first, as the index gives it."""
+
+
+def at(kept: str | bytes) -> str | bytes:
+    """What the index has of a checkpoint's ID."""
+    return kept[:8] if isinstance(kept, bytes) else kept
+
+
+def task_at(kept: str | bytes) -> str | bytes:
+    """What the index has of a task's ID."""
+    return kept[:4] if isinstance(kept, bytes) else kept
+
+
 _SPACE = "SELECT s.id, t.thread_id, s.ns, s.shuffled FROM threads t JOIN thread_spaces s ON s.thread = t.id "
 
 
@@ -87,8 +104,29 @@ def writes(db: sqlite3.Connection, thread_id: str, ns: str, checkpoint_id: str, 
     return [row for space in spaces(db, thread_id, ns) for row in _writes(db, space, checkpoint_id, memo)]
 
 
+def places(db: sqlite3.Connection, thread_id: str, checkpoint_id: str) -> list[tuple[str, str]]:
+    """Where the other namespaces stood when a checkpoint of the root was stored. The index answers for each."""
+    (root,) = spaces(db, thread_id, "") or (None,)
+    bound = None if root is None else _named(db, root, checkpoint_id)
+    if bound is None:
+        return []
+    found = db.execute(
+        "SELECT s.ns, r.checkpoint_id FROM threads t JOIN thread_spaces s ON s.thread = t.id JOIN thread_rows r ON r.id = "
+        "(SELECT max(id) FROM thread_rows WHERE space = s.id AND task_id IS NULL AND id < ?2) "
+        "WHERE t.thread_id = ?1 AND s.ns <> '' ORDER BY s.ns",
+        (thread_id, bound[0]),
+    )
+    return [(ns, long(name)) for ns, name in found.fetchall()]
+
+
 def listing(
-    db: sqlite3.Connection, thread_id: str | None, ns: str | None, before: str | None, limit: int, memo: BlobMemo
+    db: sqlite3.Connection,
+    thread_id: str | None,
+    ns: str | None,
+    before: str | None,
+    skip: int,
+    limit: int,
+    memo: BlobMemo,
 ) -> list[ThreadCheckpoint]:
     """Checkpoints, the last stored first."""
     here = _Here(db, thread_id, ns)
@@ -96,7 +134,7 @@ def listing(
         found = here.newest_first(cursor)
         if before is not None:
             found = here.before(before, found)
-        chosen = list(islice(found, limit))
+        chosen = list(islice(found, skip, skip + limit))
     listed = []
     for number, space_number, _ in chosen:
         columns: _Found = db.execute(_CHECKPOINT + "WHERE id = ?", (number,)).fetchone()
@@ -135,8 +173,8 @@ class _Here:
             return cursor.execute(_PLACE + "ORDER BY id DESC")
         if len(self._spaces) == 1:
             (space,) = self._spaces.values()
-            order = "id" if space.shuffled else "checkpoint_id"
-            return cursor.execute(_PLACE + f"AND space = ? ORDER BY {order} DESC", (space.number,))
+            order = "id DESC" if space.shuffled else NEWEST
+            return cursor.execute(_PLACE + f"AND space = ? ORDER BY {order}", (space.number,))
         found: list[_Place] = []
         for number in self._spaces:
             found += cursor.execute(_PLACE + "AND space = ?", (number,))
@@ -156,9 +194,9 @@ class _Here:
 
 
 def _latest(db: sqlite3.Connection, space: Space) -> _Found | None:
-    last = "ORDER BY checkpoint_id DESC LIMIT 1"
+    last = f"ORDER BY {NEWEST} LIMIT 1"
     if space.shuffled:
-        # In the order they were stored; the index alone answers, so this is quick too, but not at once.
+        # In the order they were stored: a look at every row of the space, but not at what is in it.
         last = "AND id = (SELECT max(id) FROM thread_rows WHERE space = ?1 AND task_id IS NULL)"
     found: _Found | None = db.execute(
         _CHECKPOINT + f"WHERE space = ?1 AND task_id IS NULL {last}", (space.number,)
@@ -167,8 +205,10 @@ def _latest(db: sqlite3.Connection, space: Space) -> _Found | None:
 
 
 def _named(db: sqlite3.Connection, space: Space, checkpoint_id: str) -> _Found | None:
+    name = short(checkpoint_id)
     found: _Found | None = db.execute(
-        _CHECKPOINT + "WHERE space = ? AND checkpoint_id = ? AND task_id IS NULL", (space.number, short(checkpoint_id))
+        _CHECKPOINT + f"WHERE space = ? AND {AT} = ? AND checkpoint_id = ? AND task_id IS NULL",
+        (space.number, at(name), name),
     ).fetchone()
     return found
 
@@ -180,9 +220,11 @@ def _read(db: sqlite3.Connection, space: Space, found: _Found, memo: BlobMemo) -
 
 
 def _writes(db: sqlite3.Connection, space: Space, checkpoint_id: str, memo: BlobMemo) -> list[WriteRow]:
+    name = short(checkpoint_id)
     found = db.execute(
-        "SELECT task_id, body FROM thread_rows WHERE space = ? AND checkpoint_id = ? AND task_id IS NOT NULL",
-        (space.number, short(checkpoint_id)),
+        f"SELECT task_id, body FROM thread_rows WHERE space = ? AND {AT} = ? AND checkpoint_id = ? "
+        "AND task_id IS NOT NULL",
+        (space.number, at(name), name),
     ).fetchall()
     get_blob = blob_getter(db)
     return in_order(

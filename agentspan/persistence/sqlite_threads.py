@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agentspan.errors import CorruptRecordError, ThreadOwnedError
-from agentspan.persistence.codec import BlobMemo
+from agentspan.persistence.codec import BlobMemo, Large
 from agentspan.persistence.sqlite_blobs import drop_owners, keep_blobs, keep_only, refers
 from agentspan.persistence.sqlite_rows import blob_getter
-from agentspan.persistence.sqlite_thread_rows import long, short
+from agentspan.persistence.sqlite_thread_rows import AT, TASK_AT, at, long, short, task_at
 from agentspan.persistence.thread_bodies import (
     KeptCheckpoint,
     KeptTask,
@@ -28,23 +28,30 @@ from agentspan.persistence.threads import WriteRow
 
 _INSERT = "INSERT INTO thread_rows (space, checkpoint_id, task_id, parent_id, body) VALUES (?, ?, ?, ?, ?)"
 
+# One statement for three look-ups: the execution whose thread it is, the thread, and one of its spaces.
+_FIND = (
+    "SELECT (SELECT id FROM executions WHERE execution_id = ?1), t.id, s.id FROM (SELECT 1) "
+    "LEFT JOIN threads t ON t.thread_id = ?1 LEFT JOIN thread_spaces s ON s.thread = t.id AND s.ns = ?2"
+)
+
 
 def write_thread(db: sqlite3.Connection, packed: PackedThread, memo: BlobMemo) -> int:
     """`store` for a thread of its own."""
-    _refuse_owned(db, packed.thread_id)
-    return store(db, packed, memo)
+    return _store(_Thread(db, packed, memo, owned=False), packed)
 
 
 def store(db: sqlite3.Connection, packed: PackedThread, memo: BlobMemo) -> int:
     """Store what is not there yet; returns the bytes of bodies and of new large values."""
-    number = _number(db, packed.thread_id)
-    thread = _Thread(db, packed.thread_id, number, memo)
-    if packed.forget and number is not None:
+    return _store(_Thread(db, packed, memo, owned=True), packed)
+
+
+def _store(thread: _Thread, packed: PackedThread) -> int:
+    if packed.forget and thread.is_there:
         for slot, forget in packed.forget.items():
             thread.forget(slot, forget)
     bytes_written = packed.bytes
     if packed.blobs:
-        bytes_written += keep_blobs(db, -thread.made(), packed.blobs)
+        bytes_written += thread.keep(packed.blobs)
     for checkpoint in packed.checkpoints:
         thread.put_checkpoint(checkpoint)
     for task in packed.tasks:
@@ -55,14 +62,28 @@ def store(db: sqlite3.Connection, packed: PackedThread, memo: BlobMemo) -> int:
 class _Thread:
     """One thread during one write."""
 
-    def __init__(self, db: sqlite3.Connection, thread_id: str, number: int | None, memo: BlobMemo) -> None:
+    def __init__(self, db: sqlite3.Connection, packed: PackedThread, memo: BlobMemo, *, owned: bool) -> None:
         self._db = db
-        self._thread_id = thread_id
-        self._number = number
+        self._thread_id = packed.thread_id
         self._memo = memo
-        self._spaces: dict[str, int] = {}
+        kept = packed.checkpoints or packed.tasks
+        ns = kept[0].slot.ns if kept else ""
+        found: tuple[int | None, int | None, int | None] = db.execute(_FIND, (packed.thread_id, ns)).fetchone()
+        execution, self._number, space = found
+        if execution is not None and not owned:
+            raise ThreadOwnedError(thread_id=packed.thread_id)
+        self._spaces: dict[str, int] = {} if space is None else {ns: space}
 
-    def made(self) -> int:
+    @property
+    def is_there(self) -> bool:
+        """It was made already."""
+        return self._number is not None
+
+    def keep(self, blobs: Mapping[bytes, Large]) -> int:
+        """Store large values it refers to; returns the bytes of the new ones."""
+        return keep_blobs(self._db, -self._made(), blobs)
+
+    def _made(self) -> int:
         """Its number; it is made if need be."""
         if self._number is None:
             self._number = self._db.execute("INSERT INTO threads (thread_id) VALUES (?)", (self._thread_id,)).lastrowid
@@ -72,7 +93,7 @@ class _Thread:
     def _space(self, ns: str) -> int:
         space = self._spaces.get(ns)
         if space is None:
-            where = (self.made(), ns)
+            where = (self._made(), ns)
             found = self._db.execute("SELECT id FROM thread_spaces WHERE thread = ? AND ns = ?", where).fetchone()
             if found is None:
                 space = self._db.execute("INSERT INTO thread_spaces (thread, ns) VALUES (?, ?)", where).lastrowid
@@ -88,11 +109,13 @@ class _Thread:
         parent = None if kept.parent_id is None else short(kept.parent_id)
         # Mostly it is new and its ID the greatest: then one look at the end of the index says both.
         ahead = self._db.execute(
-            "SELECT 1 FROM thread_rows WHERE space = ? AND checkpoint_id >= ? LIMIT 1", (space, name)
+            f"SELECT 1 FROM thread_rows WHERE space = ? AND {AT} >= ? AND checkpoint_id >= ? LIMIT 1",
+            (space, at(name), name),
         ).fetchone()
         if ahead is not None:
             found = self._db.execute(
-                "SELECT id FROM thread_rows WHERE space = ? AND checkpoint_id = ? AND task_id IS NULL", (space, name)
+                f"SELECT id FROM thread_rows WHERE space = ? AND {AT} = ? AND checkpoint_id = ? AND task_id IS NULL",
+                (space, at(name), name),
             ).fetchone()
             if found is not None:
                 self._db.execute(
@@ -103,8 +126,8 @@ class _Thread:
                 return
             self._db.execute(
                 "UPDATE thread_spaces SET shuffled = 1 WHERE id = ?1 AND EXISTS "
-                "(SELECT 1 FROM thread_rows WHERE space = ?1 AND checkpoint_id > ?2 AND task_id IS NULL)",
-                (space, name),
+                f"(SELECT 1 FROM thread_rows WHERE space = ?1 AND {AT} >= ?2 AND checkpoint_id > ?3 AND task_id IS NULL)",
+                (space, at(name), name),
             )
         self._db.execute(_INSERT, (space, name, None, parent, kept.body))
 
@@ -126,8 +149,11 @@ class _Thread:
             self._put_again(row, slot, stored, without(stored, forget))
 
     def _task(self, slot: Slot) -> tuple[int, tuple[WriteRow, ...]] | None:
+        space, name, task = self._keys(slot)
         found = self._db.execute(
-            "SELECT id, body FROM thread_rows WHERE space = ? AND checkpoint_id = ? AND task_id = ?", self._keys(slot)
+            f"SELECT id, body FROM thread_rows WHERE space = ? AND {AT} = ? AND {TASK_AT} = ? "
+            "AND checkpoint_id = ? AND task_id = ?",
+            (space, at(name), task_at(task), name, task),
         ).fetchone()
         if found is None:
             return None
@@ -148,15 +174,16 @@ class _Thread:
 
 def delete_checkpoints(db: sqlite3.Connection, thread_id: str, places: Sequence[tuple[str, str]]) -> None:
     """Remove checkpoints with their writes, and the large values that nothing of the thread refers to any more."""
+    _refuse_owned(db, thread_id)
     thread = _number(db, thread_id)
     if thread is None:
         return
     removed = 0
     for ns, checkpoint_id in places:
         removed += db.execute(
-            "DELETE FROM thread_rows WHERE checkpoint_id = ? "
-            "AND space = (SELECT id FROM thread_spaces WHERE thread = ? AND ns = ?)",
-            (short(checkpoint_id), thread, ns),
+            "DELETE FROM thread_rows WHERE space = (SELECT id FROM thread_spaces WHERE thread = ? AND ns = ?) "
+            f"AND {AT} = ? AND checkpoint_id = ?",
+            (thread, ns, at(short(checkpoint_id)), short(checkpoint_id)),
         ).rowcount
     if removed and refers(db, -thread):
         _let_go(db, thread_id, thread)

@@ -13,11 +13,14 @@ from agentspan.errors import ConfigurationError, CorruptRecordError, UnstorableV
 from agentspan.persistence.codec import BlobMemo, BodyError, Large, Packed, large_values, move, pack, unpack
 from agentspan.persistence.rules import check_names
 from agentspan.persistence.threads import CheckpointRow, ThreadWrite, WriteRow
+from agentspan.wording import a
 
 GetBlob = Callable[[bytes], bytes | None]
 
 SPARE_DEPTH = 32
 """What a task wrote ends up some levels deeper in the next checkpoint."""
+SHARED_BYTES_MIN = 8 * 1024
+"""Half of what counts as large elsewhere: what a task wrote is stored again in the next checkpoint, if not more often."""
 _FIELDS = 4
 """Parts of one write in the body of a task."""
 
@@ -71,7 +74,7 @@ def pack_thread(thread_id: str, write: ThreadWrite, memo: BlobMemo) -> PackedThr
     for row in write.checkpoints:
         check_names(ns=row.ns, checkpoint_id=row.checkpoint_id, parent_id=row.parent_id)
         slot = Slot(row.ns, row.checkpoint_id)
-        packed = pack(row.body, memo, context=place(thread_id, slot, row.parent_id), spare_depth=SPARE_DEPTH)
+        packed = _pack(row.body, memo, place(thread_id, slot, row.parent_id))
         blobs.update(packed.blobs)
         checkpoints.append(KeptCheckpoint(slot, row.parent_id, packed.data))
     by_task: dict[Slot, list[WriteRow]] = {}
@@ -115,11 +118,15 @@ def pack_writes(thread_id: str, slot: Slot, writes: Sequence[WriteRow], memo: Bl
         parts += (row.idx, None if row.task_path == path else row.task_path, row.channel, row.body)
         path = row.task_path
     try:
-        return pack(parts, memo, context=place(thread_id, slot), spare_depth=SPARE_DEPTH)
+        return _pack(parts, memo, place(thread_id, slot))
     except UnstorableValueError:
         for row in writes:
             pack(row.body, memo, spare_depth=SPARE_DEPTH)  # Names the path as the caller knows it.
         raise
+
+
+def _pack(value: Any, memo: BlobMemo, context: bytes) -> Packed:
+    return pack(value, memo, context=context, spare_depth=SPARE_DEPTH, blob_bytes_min=SHARED_BYTES_MIN)
 
 
 def read_checkpoint(thread_id: str, kept: KeptCheckpoint, get_blob: GetBlob, memo: BlobMemo) -> CheckpointRow:
@@ -131,7 +138,7 @@ def read_checkpoint(thread_id: str, kept: KeptCheckpoint, get_blob: GetBlob, mem
     slot, parent_id, data = kept
     body = _read(thread_id, slot, parent_id, data, get_blob, memo)
     if not isinstance(body, dict):
-        raise _corrupt(thread_id, slot, f"it is a {type(body).__name__}")
+        raise _corrupt(thread_id, slot, f"it is {a(type(body).__name__)}")
     return CheckpointRow(ns=slot.ns, checkpoint_id=slot.checkpoint_id, parent_id=parent_id, body=body)
 
 
@@ -139,7 +146,7 @@ def read_writes(thread_id: str, slot: Slot, data: bytes, get_blob: GetBlob, memo
     """The writes of one task from their stored form. Raises as `read_checkpoint` does."""
     parts = _read(thread_id, slot, None, data, get_blob, memo)
     if not isinstance(parts, list) or len(parts) % _FIELDS or slot.task_id is None:
-        raise _corrupt(thread_id, slot, f"it is a {type(parts).__name__} that is no list of writes")
+        raise _corrupt(thread_id, slot, f"it is {a(type(parts).__name__)} that is no list of writes")
     rows: list[WriteRow] = []
     path = ""
     for first in range(0, len(parts), _FIELDS):

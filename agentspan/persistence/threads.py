@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from agentspan.engine import records as r
 
@@ -59,9 +59,16 @@ def joined(writes: Sequence[ThreadWrite]) -> ThreadWrite | None:
     """Several writes, in their order, as one."""
     if len(writes) < 2:
         return writes[0] if writes else None
+    rows: list[WriteRow] = []
+    for write in writes:
+        if write.forget:
+            # All that is to be forgotten goes first in the whole, so what was written before it goes here.
+            gone = frozenset(write.forget)
+            rows = [row for row in rows if (row.ns, row.checkpoint_id, row.task_id, row.idx) not in gone]
+        rows += write.writes
     return ThreadWrite(
         checkpoints=[row for write in writes for row in write.checkpoints],
-        writes=[row for write in writes for row in write.writes],
+        writes=rows,
         forget=[key for write in writes for key in write.forget],
     )
 
@@ -79,12 +86,7 @@ class Report(Protocol):
     """Have something committed. Safe to call from any thread."""
 
     def __call__(
-        self,
-        records: Sequence[r.AnyRecord] = (),
-        thread: ThreadWrite | None = None,
-        *,
-        within_s: float = 0.0,
-        note: str | None = None,
+        self, records: Sequence[r.AnyRecord] = (), thread: ThreadWrite | None = None, *, within_s: float = 0.0
     ) -> Future[None]:
         """Have records and a part of the execution's thread committed together, in the order of the calls.
 
@@ -92,7 +94,6 @@ class Report(Protocol):
             records: Told by the effect; they must fit whatever signals come in between.
             thread: Checkpoints and writes of the execution's thread.
             within_s: How long it may wait for more to share its commit.
-            note: Shown with what the execution is doing, until its next record; nowhere else recorded.
 
         Returns:
             Done once it is committed; fails with what stops the driver (`StaleEpochError` among others).
@@ -125,7 +126,13 @@ class ThreadStore(Protocol):
         ...
 
     async def list_checkpoints(
-        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+        self,
+        thread_id: str | None = None,
+        *,
+        ns: str | None = None,
+        before: str | None = None,
+        skip: int = 0,
+        limit: int = 100,
     ) -> list[ThreadCheckpoint]:
         """Checkpoints, the last stored first (without their writes).
 
@@ -134,10 +141,19 @@ class ThreadStore(Protocol):
             ns: None lists every namespace.
             before: Only those stored before this checkpoint (of the same thread and namespace; where that is not
                 stored, those with a smaller ID).
+            skip: Leave out so many of the first; they are not read.
             limit: The most to return.
 
         Raises:
             CorruptRecordError: A checkpoint of the thread fails its check.
+        """
+        ...
+
+    async def places(self, thread_id: str, checkpoint_id: str) -> list[tuple[str, str]]:
+        """Where the other namespaces of a thread stood when a checkpoint of its root ("") was stored.
+
+        Returns (ns, ID of the checkpoint stored last before it) for each that had one, by name; nothing if the thread has
+        no such checkpoint. No body is read.
         """
         ...
 
@@ -148,8 +164,10 @@ class ThreadStore(Protocol):
     async def delete_checkpoints(self, thread_id: str, checkpoint_ids: Sequence[tuple[str, str]]) -> None:
         """Remove checkpoints, by (ns, checkpoint_id), with their writes and the large values only they refer to.
 
-        Those that are not there are ignored. No epoch fences it: that an execution does not run while its thread is
-        thinned out is the caller's business.
+        Those that are not there are ignored. That nobody runs on the thread meanwhile is the caller's business.
+
+        Raises:
+            ThreadOwnedError: It is the thread of an execution, which only its own commits may change.
         """
         ...
 
@@ -167,5 +185,17 @@ class ThreadStore(Protocol):
         Raises:
             ThreadOwnedError: `target` is the thread of an execution.
             ConfigurationError: `target` holds something else already (its copy may be there: this may be sent again).
+        """
+        ...
+
+
+@runtime_checkable
+class InlineThreadStore(Protocol):
+    """What a store can do besides whose loop serves nothing else."""
+
+    def write_threads(self, writes: Sequence[tuple[str, ThreadWrite]]) -> list[BaseException | None]:
+        """Store writes to several threads at once, before this returns; each all or none.
+
+        Returns for each of them None, or what `ThreadStore.write_thread` would have raised.
         """
         ...

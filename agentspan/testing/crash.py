@@ -235,12 +235,23 @@ class CrashingStore:
         return await self._through("checkpoints", lambda: self._store.checkpoints(thread_id, ns, checkpoint_ids))
 
     async def list_checkpoints(
-        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+        self,
+        thread_id: str | None = None,
+        *,
+        ns: str | None = None,
+        before: str | None = None,
+        skip: int = 0,
+        limit: int = 100,
     ) -> list[ThreadCheckpoint]:
         """See `ThreadStore.list_checkpoints`."""
         return await self._through(
-            "list_checkpoints", lambda: self._store.list_checkpoints(thread_id, ns=ns, before=before, limit=limit)
+            "list_checkpoints",
+            lambda: self._store.list_checkpoints(thread_id, ns=ns, before=before, skip=skip, limit=limit),
         )
+
+    async def places(self, thread_id: str, checkpoint_id: str) -> list[tuple[str, str]]:
+        """See `ThreadStore.places`."""
+        return await self._through("places", lambda: self._store.places(thread_id, checkpoint_id))
 
     async def checkpoint_writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[WriteRow]:
         """See `ThreadStore.checkpoint_writes`."""

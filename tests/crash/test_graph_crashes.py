@@ -172,14 +172,15 @@ async def test_an_incarnation_that_was_taken_for_dead_writes_nothing(
     member = BY_NAME[name]
     disk = MemoryStore()
     reached, released = asyncio.Event(), threading.Event()
+    slept: list[bool] = []
     main = asyncio.get_running_loop()
 
     def hook(number: int, label: str) -> None:
         if number == at:
             main.call_soon_threadsafe(reached.set)
-            assert released.wait(20)
+            slept.append(released.wait(20))
 
-    async with stage(member) as here, graph_loop() as other_loop:
+    async with stage(member) as here, graph_loop(process=1) as other_loop:
         clean = await here.bare()
         RUNS.reset()
         zombie = await here.start(Witnessed(disk))
@@ -201,6 +202,7 @@ async def test_an_incarnation_that_was_taken_for_dead_writes_nothing(
         with pytest.raises(StaleEpochError):
             await run
         await here.settled()
+        assert all(slept), "it woke up by itself, before its successor had ended"
         late = [entry.label for entry in RUNS.log if entry.life == 2]
         assert set(late) <= set(beside), f"the zombie went on to {late}"
         assert await left_behind(disk, winner) == before
@@ -212,14 +214,15 @@ async def test_a_zombie_that_wakes_up_while_its_successor_works_is_refused_and_d
     disk = MemoryStore()
     gates = {1: threading.Event(), 2: threading.Event()}
     reached = {1: asyncio.Event(), 2: asyncio.Event()}
+    slept: list[bool] = []
     main = asyncio.get_running_loop()
 
     def hook(number: int, label: str) -> None:
         if number in gates:
             main.call_soon_threadsafe(reached[number].set)
-            assert gates[number].wait(20)
+            slept.append(gates[number].wait(20))
 
-    async with stage(BY_NAME["sequence"]) as here, graph_loop() as other_loop:
+    async with stage(BY_NAME["sequence"]) as here, graph_loop(process=1) as other_loop:
         clean = await here.bare()
         RUNS.reset()
         zombie = await here.start(disk)
@@ -235,6 +238,7 @@ async def test_a_zombie_that_wakes_up_while_its_successor_works_is_refused_and_d
         assert RUNS.counts == {"a": 2}
         gates[2].set()
         assert (await second).ended == "finished"
+        assert all(slept), "one of them woke up by itself"
         story = Story([normal(await winner.result())], RUNS.counts - clean.counts)
         assert (story.results, story.counts) == (clean.results, {"a": 1})
         assert await faults_of(winner) == []

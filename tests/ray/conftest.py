@@ -14,7 +14,7 @@ from tests.support.ledger import Ledger, ledger_process
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with a server of their own go last, so that the shared one is brought up once."""
-    items.sort(key=lambda item: "own_server" in getattr(item, "fixturenames", ()))
+    items.sort(key=lambda item: not {"own_server", "nodes"}.isdisjoint(getattr(item, "fixturenames", ())))
 
 
 class Shared:

@@ -21,8 +21,8 @@ class Log(TypedDict, total=False):
 
 
 def note(ledger: Ledger, config: RunnableConfig, label: str) -> str:
-    """Tell the ledger that a node runs; returns the execution's ID, which is its thread's."""
-    execution_id = str(config["configurable"]["thread_id"])
+    """Tell the ledger that a node runs; returns the execution's ID."""
+    execution_id = str(config["metadata"]["run_id"])
     ledger.enter(f"{execution_id}:{label}", 1, pid=os.getpid())
     return execution_id
 

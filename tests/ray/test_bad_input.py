@@ -40,7 +40,7 @@ def test_what_is_unknown_or_of_the_wrong_kind_starts_nothing(runtime: AgentRunti
     for prompt in (None, 7, {"text": "x"}, [], ["x"], [{"content": "no role"}], b"bytes"):
         with pytest.raises(InvalidPromptError, match="'careful'"):
             runtime.start(agent, prompt)
-    with pytest.raises(ConfigurationError, match="not a int"):
+    with pytest.raises(ConfigurationError, match="not an int"):
         runtime.start(7, "go")  # type: ignore[arg-type]
     lock = threading.Lock()
 

@@ -24,7 +24,7 @@ from langgraph.types import CachePolicy, Command, RetryPolicy, Send, interrupt
 from pydantic import BaseModel
 
 from agentspan.agents import AgentHandle, AgentRuntime
-from agentspan.errors import ConfigurationError, InvalidPromptError
+from agentspan.errors import AgentNotFoundError, ConfigurationError, InvalidPromptError, UnheardSignalError
 
 
 class State(TypedDict, total=False):
@@ -420,3 +420,39 @@ def test_a_fork_begins_at_any_state_and_leaves_the_original(runtime: AgentRuntim
     with pytest.raises(ConfigurationError, match="no step 99"):
         handle.fork(step=99)
     assert handle.history() == history
+
+
+def test_a_graph_put_right_goes_on_where_the_mistake_was(runtime: AgentRuntime) -> None:
+    def fails(state: State) -> dict[str, Any]:
+        raise ValueError("a mistake")
+
+    def made(node: Callable[..., Any], name: str = "second") -> Any:
+        builder = StateGraph(State).add_node(first).add_node(name, node)
+        return builder.add_edge(START, "first").add_edge("first", name).compile(name="mended")
+
+    handle = runtime.start(made(fails), GIVEN)
+    assert handle.join(30).error == "ValueError: a mistake"
+    whole = {"topic": "t", "log": ["first", "second: t"]}
+    fork = handle.fork(agent=made(second))
+    assert fork.join(30).state == whole
+    assert handle.fork(step=0, agent="mended").join(30).state == whole, "by its name, as it is deployed now"
+    started = len(runtime.executions(agent="mended"))
+    with pytest.raises(ConfigurationError, match="the state waits for second, which this version"):
+        handle.fork(agent=made(second, "renamed"))
+    with pytest.raises(AgentNotFoundError):
+        handle.fork(agent="nobody")
+    assert len(runtime.executions(agent="mended")) == started
+
+
+def test_a_graph_that_is_stopped_leaves_its_last_state_and_hears_no_messages(runtime: AgentRuntime) -> None:
+    def asks(state: State) -> dict[str, Any]:
+        return {"log": [interrupt("go on?")]}
+
+    stream = runtime.stream(line(first, asks), GIVEN)
+    next(event for event in stream if event.type == "waiting")
+    for say in (stream.handle.send, stream.handle.signal):
+        with pytest.raises(UnheardSignalError):
+            say("hello")
+    stream.handle.stop()
+    result = stream.handle.join(30)
+    assert (result.finish_reason, result.state) == ("stopped", {"topic": "t", "log": ["first"]})

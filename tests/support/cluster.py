@@ -37,6 +37,7 @@ QUICK = {
     "AGENTSPAN_PING_TIMEOUT_S": "2",
     "AGENTSPAN_RECOVERIES_MAX": "2",
     "AGENTSPAN_RECOVERY_BACKOFF_S": "0.1",
+    "AGENTSPAN_RESOURCES_WAIT_S": "1",
     "OPENAI_API_KEY": "sk-test",
 }
 """Settings under which what takes minutes in production takes a test's time."""
@@ -86,17 +87,31 @@ class Server:
 
     def start(self, *options: str) -> Descriptor:
         """Bring it up and return once it answers."""
+        self.launch(*options)
+        return until("server", self._up)
+
+    def launch(self, *options: str) -> None:
+        """Start its process."""
         log = (self.home / "server.log").open("ab")
+        starts_cluster = "AGENTSPAN_ADDRESS" not in self.settings
         with log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agentspan.actors.server", "--num-cpus", "2", *options],
+                [
+                    *(sys.executable, "-m", "agentspan.actors.server"),
+                    *(("--num-cpus", "2") if starts_cluster else ()),
+                    *options,
+                ],
                 env=self.environment,
                 cwd=self.home,  # Nothing of the project is importable from here but what is installed.
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
-        return until("server", self._up)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there; it may not answer yet."""
+        return self._process is not None and self._process.poll() is None
 
     def _up(self) -> Descriptor | None:
         assert self._process is not None
@@ -141,20 +156,7 @@ class Server:
 
     def processes(self, named: str = "") -> dict[int, str]:
         """Every process of this home, by pid; with `named`, those whose title contains it."""
-        found = {}
-        mark = f"AGENTSPAN_HOME={self.home}".encode()
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            try:
-                if mark not in (entry / "environ").read_bytes().split(b"\0"):
-                    continue
-                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            except OSError:
-                continue  # It ended while we looked, or is not ours.
-            if title and named in title:
-                found[int(entry.name)] = title
-        return found
+        return {pid: title for pid, title in processes_of(self.home).items() if named in title}
 
     def supervisor_pid(self) -> int:
         return until("supervisor", lambda: next(iter(self.processes("SupervisorActor")), None))
@@ -180,7 +182,7 @@ class Server:
 
     def read(self, question: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
         async def with_store() -> T:
-            store = await open_store(Settings(home=self.home).store_url)
+            store = await open_store(self.settings.get("AGENTSPAN_STORE") or Settings(home=self.home).store_url)
             try:
                 return await question(store)
             finally:
@@ -198,6 +200,24 @@ class Server:
         plain = self.read(lambda store: read_result(store, execution_id)).to_dict()
         result: AgentResult = read_back(AgentResult, plain)
         return result
+
+
+def processes_of(home: Path) -> dict[int, str]:
+    """The titles of all processes of a home but this one, by pid."""
+    found = {}
+    mark = f"AGENTSPAN_HOME={home}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if mark not in (entry / "environ").read_bytes().split(b"\0"):
+                continue
+            title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue  # It ended while we looked, or is not ours.
+        if title:
+            found[int(entry.name)] = title
+    return found
 
 
 def answer(process: subprocess.Popen[str], *, within_s: float = DEADLINE_S) -> Any:

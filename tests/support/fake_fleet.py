@@ -199,6 +199,7 @@ class FakeFleet:
         self.killed: list[str] = []
         self.failures = 0
         """So many of the next creations fail."""
+        self.cores_now = 2
         self.born_dead = 0
         """So many of the next actors die as soon as they run."""
 
@@ -220,6 +221,9 @@ class FakeFleet:
 
     async def find(self, name: str) -> FakeActor | None:
         return next((actor for actor in self.actors if actor.name == name and actor.alive), None)
+
+    async def cores(self) -> int:
+        return self.cores_now
 
     async def names(self) -> list[str]:
         return [actor.name for actor in self.actors if actor.alive]

@@ -153,12 +153,12 @@ async def started(
 
 
 @cache
-def _shared_loop() -> GraphLoop:
-    return (
-        GraphLoop()
-    )  # One for all tests, as one is for all graphs of a process; it keeps file descriptors to its end.
+def _loop_of(process: int) -> GraphLoop:
+    # Kept for all tests: a process has one too, and a loop holds file descriptors to its end.
+    return GraphLoop()
 
 
 @contextlib.asynccontextmanager
-async def graph_loop() -> AsyncIterator[GraphLoop]:
-    yield _shared_loop()
+async def graph_loop(process: int = 0) -> AsyncIterator[GraphLoop]:
+    """The loop of graphs of one process. A life that must go on while another's loop stands still is of another one."""
+    yield _loop_of(process)

@@ -56,6 +56,11 @@ class Ledger:
             raise TimeoutError(f"the ledger has {len(found)} of {count} entries for {prefix!r}: {found}")
         return found
 
+    def since(self, index: int) -> list[dict[str, Any]]:
+        """All entries but the first `index`, in the order they came in."""
+        found: list[dict[str, Any]] = self._ask(op="since", index=index)
+        return found
+
     def _ask(self, **question: Any) -> Any:
         with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_S * 2) as connection:
             connection.sendall(json.dumps(question).encode() + b"\n")
@@ -90,6 +95,8 @@ class _Books(socketserver.ThreadingTCPServer):
             elif op == "entered":
                 self.changed.wait_for(lambda: len(self._of(question["prefix"])) >= question["count"], DEADLINE_S)
                 return self._of(question["prefix"])
+            elif op == "since":
+                return self.entries[question["index"] :]
             else:
                 raise ValueError(f"unknown op {op!r}")
         return None

@@ -179,12 +179,13 @@ class CrashingPerformer:
         self._point = point
         self._ledger = ledger
         self.spec = performer.spec
+        self.notes = performer.notes
 
     async def perform(self, state: ExecutionState, effect: Effect, report: Report) -> r.AnyRecord:
         if isinstance(effect, CallModel):
-            return await self._point.through("model", lambda: self._performer.call_model(state, effect))
+            return await self._point.through("model", lambda: self._performer.call_model(state, effect, report))
         if isinstance(effect, CallTool):
-            return await self._call_tool(state, effect)
+            return await self._call_tool(state, effect, report)
         if isinstance(effect, CheckStop):
             return await self._point.through("stop_when", lambda: self._performer.check_stop(state, effect))
         return await self._performer.perform(state, effect, report)
@@ -192,7 +193,7 @@ class CrashingPerformer:
     def hold(self) -> None:
         self._performer.hold()
 
-    async def _call_tool(self, state: ExecutionState, effect: CallTool) -> r.AnyRecord:
+    async def _call_tool(self, state: ExecutionState, effect: CallTool, report: Report) -> r.AnyRecord:
         call = state.call(effect.path, effect.call_id)
         assert call is not None
         key = f"{state.execution_id}:{effect.path}:{effect.call_id}"
@@ -203,7 +204,7 @@ class CrashingPerformer:
         async def perform() -> r.AnyRecord:
             await self._ledger.begin(key, call.name, effect.attempt, look)
             try:
-                return await self._performer.call_tool(state, effect)
+                return await self._performer.call_tool(state, effect, report)
             finally:
                 self._ledger.end(call.name)
 

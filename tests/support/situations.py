@@ -220,6 +220,7 @@ RECORDS: dict[str, r.AnyRecord] = {
     "tool (state)": returned(state_set={"k": 1}, state_del=("gone",)),
     "tool_failed (retry)": tool_failed(retry_at=T0 + 1),
     "tool_failed (final)": tool_failed(),
+    "tool_lost": r.ToolLost(at=T0, call_id="c1", name="work", error="died", arguments={"x": 1}, arguments_hash="h"),
     "decided (approve)": decided("approve"),
     "decided (approve, edited)": decided("approve", arguments={"x": 2}),
     "decided (reject)": decided("reject", reason="no"),

@@ -24,6 +24,7 @@ from enum import Enum
 from typing import Any
 
 from agentspan.errors import ConfigurationError
+from agentspan.wording import a
 
 
 class AtEnd(str, Enum):
@@ -214,7 +215,7 @@ def _step_from_json(item: Any, where: str) -> Step:
     if isinstance(item, str):
         return say(item)
     if not isinstance(item, dict):
-        raise ConfigurationError(problem=f"{where} is a {type(item).__name__}; write a string or an object.")
+        raise ConfigurationError(problem=f"{where} is {a(type(item).__name__)}; write a string or an object.")
     delay_s = float(item.get("after_s", 0.0))
     if "fail" in item:
         _check_members(item, ("fail", "times", "problem", "retry_after_s", "after_s"), where)

@@ -117,6 +117,7 @@ class ThreadOwnerRules:
             for refused in (
                 store.write_thread(name, these(point("c2"))),
                 store.delete_thread(name),
+                store.delete_checkpoints(name, [("", "c1")]),
                 store.copy_thread("t", name),
             ):
                 with pytest.raises(ThreadOwnedError) as caught:

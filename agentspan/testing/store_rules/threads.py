@@ -189,6 +189,35 @@ class ThreadRules:
         assert await listed(store, ns="", before="a") == []
         assert await listed(store, ns="", before="bb") == ["b", "a"], "not stored: those with a smaller ID"
 
+    async def test_a_listing_leaves_out_the_first(self, store: Store) -> None:
+        for name in ("a", "d", "c", "b"):
+            await store.write_thread("t", these(point(name)))
+            await store.write_thread("t", these(point(name, ns="sub")))
+        assert await listed(store, "t", ns="", skip=1) == ["c", "d", "a"]
+        assert await listed(store, "t", ns="", skip=2, limit=1) == ["d"]
+        assert await listed(store, "t", ns="", before="b", skip=1) == ["d", "a"]
+        assert await listed(store, "t", skip=6) == ["a", "a"]
+        assert await listed(store, "t", ns="", skip=4) == []
+
+    async def test_places_are_where_the_other_namespaces_stood(self, store: Store) -> None:
+        made = [
+            ("t", "keeps", "k9"),
+            ("t", "", "a"),
+            ("t", "keeps", "k1"),
+            ("t", "once:1", "o"),
+            ("u", "other", "x"),
+            ("t", "", "b"),
+            ("t", "keeps", "k2"),
+            ("t", "late", "l"),
+            ("t", "", "c"),
+        ]
+        for thread_id, ns, name in made:
+            await store.write_thread(thread_id, these(point(name, ns=ns), wrote(name, "task", 0, ns=ns)))
+        assert await store.places("t", "a") == [("keeps", "k9")]
+        assert await store.places("t", "b") == [("keeps", "k1"), ("once:1", "o")]
+        assert await store.places("t", "c") == [("keeps", "k2"), ("late", "l"), ("once:1", "o")]
+        assert await store.places("t", "k1") == await store.places("v", "a") == []
+
     async def test_before_means_the_same_thread_and_namespace(self, store: Store) -> None:
         for thread_id, ns, name in [
             ("t", "", "b"),

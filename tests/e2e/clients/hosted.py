@@ -25,7 +25,7 @@ def make_graph(ledger: Ledger, *, has_more: bool = False) -> Any:
 
     def node(name: str) -> Any:
         def run(state: State, config: RunnableConfig) -> State:
-            key = f"{config['configurable']['thread_id']}/{name}"
+            key = f"{config['metadata']['run_id']}/{name}"
             with lock:
                 ledger.enter(key, 1)
             if name == "work":
@@ -35,7 +35,7 @@ def make_graph(ledger: Ledger, *, has_more: bool = False) -> Any:
         return run
 
     def ask(state: State, config: RunnableConfig) -> State:
-        ledger.enter(f"{config['configurable']['thread_id']}/ask", 1)
+        ledger.enter(f"{config['metadata']['run_id']}/ask", 1)
         return {"log": [*state["log"], interrupt("go on?")]}
 
     builder = StateGraph(State)

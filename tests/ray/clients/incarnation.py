@@ -3,12 +3,13 @@
 import asyncio
 import json
 import sys
+from pathlib import Path
 
 from agentspan.actors.residence import HostConfig, Residence
 from agentspan.actors.shipping import unpack
 
 home, execution_id, epoch, crashed = sys.argv[1:]
-config = HostConfig(store_url=f"sqlite:///{home}/agentspan.db", key_path=f"{home}/server.key")
+config = HostConfig(store_url=f"sqlite:///{home}/agentspan.db", key=Path(home, "server.key").read_bytes())
 
 
 async def main() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
 from langgraph.graph import START, StateGraph
 
 from agentspan.actors.clienthost import ClientHost, client_row
@@ -198,3 +201,27 @@ async def test_closing_is_idempotent_and_takes_nothing_more(world: World) -> Non
     await host.close()
     await world.submit(one)
     assert (await world.store.row("e1")).status == "QUEUED"
+
+
+async def test_tokens_are_heard_in_the_process_that_runs_it(world: World) -> None:
+    model, is_heard = GenericFakeChatModel(messages=iter([AIMessage("one two three")])), threading.Event()
+
+    async def says(state: State) -> None:
+        await model.ainvoke("count")
+        await asyncio.to_thread(is_heard.wait, 20)
+
+    one, host = graph(says), world.host()
+    await world.submit(one)
+    assert await host.poll("e1", 0, 0, 0.0, True) is None, "it is not on here yet"
+    await host.run("e1", one, tokens=True)
+    text, after, after_token = "", 1, 0  # What was told before it came here is read from the store.
+    async with asyncio.timeout(20):
+        while (page := await host.poll("e1", after, after_token, 20.0, True)) is not None:
+            text += "".join(page["tokens"])
+            if text == "one two three":
+                is_heard.set()
+            after, after_token = page["next"], page["next_token"]
+            if page["closed"]:
+                break
+    assert text == "one two three"
+    assert (await world.ends()).status == "COMPLETED"

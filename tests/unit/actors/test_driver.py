@@ -39,6 +39,7 @@ class Stage:
         self.begun: list[Any] = []
         self.cancelled: list[Any] = []
         self.told: list[str] = []
+        self.notes: dict[Effect, str] = {}
 
     async def _effect(self, key: str, effect: Any) -> r.AnyRecord:
         self.begun.append(effect)
@@ -234,6 +235,7 @@ async def test_a_step_under_way_is_not_started_again_by_what_happens_beside_it()
 async def test_an_execution_that_crashed_says_so_before_it_does_anything():
     play = await scene()
     await until(lambda: play.stage.running)
+    first = play.task
     await play.begin()  # The first one is still there; it does not know.
     await until(lambda: CallModel("", 1, 2) in play.stage.begun)
     assert play.store.kinds() == [["recovered"]]
@@ -241,6 +243,9 @@ async def test_an_execution_that_crashed_says_so_before_it_does_anything():
     await play.stage.say()
     assert (await play.over()).status == "COMPLETED"
     assert play.store.commits[1].progress
+    assert first is not None
+    first.cancel()
+    await asyncio.wait([first])
 
 
 @virtual

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from agentspan.actors.desk import Desk
-from agentspan.actors.hosts import HOST_PREFIX, KEEP_EMPTY_S, SPREAD_AT, is_host
+from agentspan.actors.hosts import HOST_PREFIX, KEEP_EMPTY_S, SPREAD_AT, SUSPECTS_AT_ONCE, is_host
 from agentspan.errors import ConfigurationError
 from agentspan.testing import call, say
 from tests.support.fake_fleet import FakeActor
@@ -30,6 +30,17 @@ def hosts(home: House) -> list[FakeActor]:
 
 def loads(home: House) -> list[int]:
     return [len(actor.tenants) for actor in hosts(home)]
+
+
+def apart(home: House) -> list[str]:
+    """The executions that have a process of their own."""
+    return [actor.name for actor in home.fleet.actors if actor.alive and not is_host(actor.name)]
+
+
+def pulse(home: House) -> None:
+    """Let the work that is under way end, and hold what comes after it."""
+    home.gate.set()
+    home.gate.clear()
 
 
 async def all_end(home: House, ids: list[str]) -> None:
@@ -146,6 +157,22 @@ async def test_dedicated_executions_wait_for_a_process_too():
         assert [eid for eid, _, _ in home.fleet.runs] == ids
 
 
+@virtual
+async def test_room_grows_with_the_cluster_and_those_in_line_get_it():
+    async with house(settings=replace(PACKED, hosts_max=None, starts_at_once=None, host_capacity=5)) as home:
+        await jump(5)
+        await submit(home, 18)
+        await home.at_work(10)
+        await jump(5)
+        assert (len(hosts(home)), home.supervision.queued) == (2, 8)
+        home.fleet.cores_now = 4
+        await home.at_work(18)
+        assert (len(hosts(home)), home.supervision.queued) == (4, 0)
+        home.fleet.cores_now = 1
+        await jump(5)
+        assert len(hosts(home)) == 4, "what runs is left where it is"
+
+
 # --- deaths
 
 
@@ -191,6 +218,48 @@ async def test_who_is_on_a_dying_host_twice_in_a_row_goes_on_in_a_process_of_its
         home.gate.set()
         await all_end(home, ids)
         assert len(home.tries) == 9, "a new supervisor attaches to them there"
+
+
+@virtual
+async def test_suspects_that_made_progress_go_back_to_a_host_and_make_room_for_the_next():
+    count = 3 * SUSPECTS_AT_ONCE
+    async with house(*[call("work")] * 4, say("Done."), settings=replace(PACKED, hosts_max=1)) as home:
+        ids = await submit(home, count)
+        await home.at_work(count)
+        hosts(home)[0].die()
+        await home.at_work(2 * count)
+        hosts(home)[0].die()
+        await home.at_work(2 * count + SUSPECTS_AT_ONCE)
+        first = apart(home)
+        for _ in range(2):  # A step that clears them, and the one they had begun when they were told.
+            pulse(home)
+            await jump(5)
+        assert len(apart(home)) == SUSPECTS_AT_ONCE
+        assert not set(apart(home)) & set(first)
+        assert sum(loads(home)) == SUSPECTS_AT_ONCE
+        home.gate.set()
+        await all_end(home, ids)
+        assert all(row.recoveries == 2 for row in await home.store.rows(limit=200)), "moving is no crash"
+
+
+@virtual
+async def test_who_is_suspected_again_stays_in_a_process_of_its_own():
+    async with house(*[call("work")] * 6, say("Done."), settings=PACKED) as home:
+        (eid,) = await submit(home, 1)
+        for tries in (1, 5):
+            for death in range(2):
+                await home.at_work(tries + death)
+                assert apart(home) == []
+                hosts(home)[0].die()
+            await home.at_work(tries + 2)
+            assert apart(home) == [eid]
+            for step in range(2):
+                pulse(home)
+                await home.at_work(tries + 3 + step)
+                await jump(5)
+        assert apart(home) == [eid]
+        home.gate.set()
+        await all_end(home, [eid])
 
 
 @virtual

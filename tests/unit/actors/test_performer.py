@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from agentspan.actors.driver import Driver
 from agentspan.actors.feed import Feed
-from agentspan.actors.performer import ERROR_CHARS_MAX, AgentPerformer, PerformerSettings
+from agentspan.actors.performer import AgentPerformer, PerformerSettings
+from agentspan.actors.toolcall import ERROR_CHARS_MAX
 from agentspan.agents import Agent, CallbackHandler, InstructionsContext, TerminalToolError, ToolContext, tool
 from agentspan.engine import records as r
 from agentspan.engine.apply import apply
@@ -38,6 +39,11 @@ def performer_of(agent: Agent, model: Any = None, **options: Any) -> AgentPerfor
     return AgentPerformer(agent, model=lambda name, url: model, clock=lambda: T0, **options)
 
 
+def report(*records: Any, **more: Any) -> Future[None]:
+    """Nobody listens."""
+    return Future()
+
+
 def hero(*tools: Any, **options: Any) -> Agent:
     return Agent("hero", model="scripted/hero", tools=list(tools), **options)
 
@@ -48,7 +54,7 @@ async def perform(function: Any, *, attempt: int = 1, state: ExecutionState | No
     if state is None:
         state = state_of([started(), answered(plan("c1", name))])
         state.root.calls[0].failures = attempt - 1
-    return await performer_of(hero(function), **options).call_tool(state, CallTool("", "c1", attempt))
+    return await performer_of(hero(function), **options).perform(state, CallTool("", "c1", attempt), report)
 
 
 # --- tools: where they run
@@ -260,7 +266,7 @@ async def test_edited_arguments_that_do_not_fit_are_a_failure_that_is_not_tried_
 
 async def test_a_tool_that_the_agent_no_longer_has_is_a_failure():
     state = state_of([started(), answered(plan("c1", "gone"))])
-    record = await performer_of(hero()).call_tool(state, CallTool("", "c1", 1))
+    record = await performer_of(hero()).perform(state, CallTool("", "c1", 1), report)
     assert "no longer part of this agent" in record.error  # type: ignore[union-attr]
 
 
@@ -327,7 +333,9 @@ async def ask(
 ) -> Any:
     state = state_of([started(), *records])
     state.root.model_failures = attempt - 1
-    return await performer_of(agent, model, **options).call_model(state, CallModel("", state.root.turn + 1, attempt))
+    return await performer_of(agent, model, **options).call_model(
+        state, CallModel("", state.root.turn + 1, attempt), report
+    )
 
 
 async def test_a_model_is_asked_with_the_whole_conversation_and_a_key_of_its_step():
@@ -436,7 +444,7 @@ async def test_instructions_may_be_written_anew_for_each_call():
     spy = Spy(ModelReply(text="Hello."))
     state = state_of([started()])
     state.shared["n"] = 7
-    await performer_of(hero(instructions=write), spy).call_model(state, CallModel("", 1, 1))
+    await performer_of(hero(instructions=write), spy).call_model(state, CallModel("", 1, 1), report)
     assert spy.requests[0].messages[0] == {"role": "system", "content": "You have counted to 7."}
     assert seen[0].execution_id == "ex-1"
 
@@ -516,8 +524,8 @@ async def test_callbacks_hear_of_everything_and_their_failures_are_logged_and_ha
     performer = performer_of(agent, ScriptedModel([call("work", x=1)]))
     state = state_of([started()])
     await performer.on_start(state)
-    apply(state, await performer.call_model(state, CallModel("", 1, 1)))
-    record = await performer.call_tool(state, CallTool("", "call_0_0", 1))
+    apply(state, await performer.call_model(state, CallModel("", 1, 1), report))
+    record = await performer.perform(state, CallTool("", "call_0_0", 1), report)
     assert isinstance(record, r.ToolReturned)
     apply(state, record)
     await performer.on_end(state, r.Finished(at=T0, status="COMPLETED", finish_reason="stop", output="Done."))
@@ -598,9 +606,9 @@ async def test_an_attempt_lost_in_a_crash_takes_no_retry_away():
 
     state = state_of([started(), answered(plan("c1", "fails"))])
     performer = performer_of(hero(fails))
-    assert (await performer.call_tool(state, CallTool("", "c1", 5))).retry_at == T0 + 3
+    assert (await performer.perform(state, CallTool("", "c1", 5), report)).retry_at == T0 + 3
     state.root.calls[0].failures = 1
-    assert (await performer.call_tool(state, CallTool("", "c1", 6))).retry_at is None
+    assert (await performer.perform(state, CallTool("", "c1", 6), report)).retry_at is None
 
 
 async def test_a_result_too_deep_to_store_is_told_to_the_model_and_not_tried_again():

@@ -23,6 +23,7 @@ from agentspan.actors.shipping import load_key, pack, sign, unpack, verify
 from agentspan.agents.agent import Agent
 from agentspan.agents.callbacks import CallbackHandler
 from agentspan.agents.tools import tool
+from agentspan.credentials import keys_in
 from agentspan.errors import (
     CodeMismatchError,
     CodeMissingError,
@@ -615,6 +616,37 @@ def test_the_value_of_a_key_is_refused_by_its_variable(monkeypatch: pytest.Monke
     assert refusal(agent_of(literal)).culprit == "tool 'literal' cannot be shipped"
     assert 'metadata["key"]' in refusal(agent_of(metadata={"key": "sk-0123456789"})).culprit
     assert pack(agent_of(harmless)).source == "value"
+
+
+def test_what_has_the_form_of_a_key_is_refused_whatever_holds_it() -> None:
+    key = "-".join(["sk", "proj", "0a1B2c3D4e5F6g7H8i9J"])  # Not in one piece: this module is shipped, too.
+
+    def search() -> str:
+        return key
+
+    error = refusal(agent_of(search))
+    assert error.culprit == "tool 'search' refers to the variable 'key' of the function around it (a str)"
+    assert error.problem == "It holds what looks like a key, sk-pro…, and keys do not travel with code"
+    assert error.remedy.startswith(
+        "Put it into an environment variable where the server runs, and read os.environ inside"
+    )
+    assert 'metadata["key"]' in refusal(agent_of(metadata={"key": key})).culprit
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("ChatOpenAI(api_key='sk-ant-api03-0a1B2c3D4e5F6g7H8i9J')", 1),
+        ("AKIAABCDEFGHIJKLMNOP and AIza" + "Sy0123456789_0123456789_0123456789a", 2),
+        ("ghp_" + "a1" * 18, 1),
+        ("-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEpAIBAAKCAQEA" * 4, 1),
+        ("sk-xxxxxxxxxxxxxxxxxxxxxxxxxxxx", 0),
+        ("a task-force-with-a-very-long-name-1-2-3", 0),
+        ("sk-your-key-goes-here-please, hf_hub, 'AKIA', -----BEGIN CERTIFICATE-----", 0),
+    ],
+)
+def test_keys_are_known_by_their_form(text: str, count: int) -> None:
+    assert len(list(keys_in(text.encode()))) == count
 
 
 def test_code_beyond_the_limit_is_refused_by_its_largest_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from agentspan.persistence.memory import MemoryStore
 from agentspan.persistence.reading import read_result
 from agentspan.persistence.store import Commit, NewExecution, Receipt
 from agentspan.testing import ScriptedModel, call, fail, say
-from tests.support.fake_fleet import CREATE_S, FakeFleet
+from tests.support.fake_fleet import CREATE_S, FakeActor, FakeFleet
 from tests.support.lives import records_of
 from tests.support.virtual_time import clock, jump, until, virtual
 
@@ -317,6 +317,31 @@ async def test_a_store_that_is_away_does_not_end_the_scan(caplog: pytest.LogCapt
         execution_id = await home.create_unseen()
         assert await home.end(execution_id) == "COMPLETED"
         assert "scan.failed" in caplog.text
+
+
+@pytest.mark.parametrize("placement", ["dedicated", "packed"])
+def test_a_store_that_is_away_is_held_against_nobody(placement: str, monkeypatch: pytest.MonkeyPatch):
+    left = 3 * SETTINGS.recoveries_max
+    runs = FakeActor.run
+
+    async def run(self: FakeActor, execution_id: str, epoch: int, crashed: bool, tokens: bool) -> dict[str, Any]:
+        nonlocal left
+        if left > 0:
+            left -= 1
+            raise StoreUnavailableError(where="disk", problem="too many connections")
+        return await runs(self, execution_id, epoch, crashed, tokens)
+
+    monkeypatch.setattr(FakeActor, "run", run)
+
+    @virtual
+    async def story():
+        async with house(say("Hello.")) as home:
+            eid = await home.submit(placement=placement)
+            assert await home.end(eid) == "COMPLETED"
+            row = await home.store.row(eid)
+            assert (row.crashes, row.recoveries) == (0, 3 * SETTINGS.recoveries_max)
+
+    story()
 
 
 @virtual

@@ -78,7 +78,7 @@ def test_an_agent_does_not_change() -> None:
         ({"name": "with space"}, "cannot name an agent"),
         ({"name": "line\n"}, "cannot name an agent"),
         ({"name": None}, "None cannot name an agent"),
-        ({"model": None}, "model is a NoneType"),
+        ({"model": None}, "model is None"),
         ({"max_turns": 0}, "max_turns is 0"),
         ({"max_turns": 2.0}, "max_turns is 2.0"),
         ({"max_tokens": 0}, "max_tokens is 0"),
@@ -86,7 +86,7 @@ def test_an_agent_does_not_change() -> None:
         ({"temperature": "hot"}, "temperature is 'hot'"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"timeout_seconds": -1}, "timeout_seconds is -1; give seconds, or 0 for none"),
-        ({"instructions": 5}, "instructions is a int"),
+        ({"instructions": 5}, "instructions is an int"),
         ({"instructions": lambda a, b: ""}, "takes nothing or one InstructionsContext"),
         ({"instructions": lambda *, a: ""}, "takes nothing or one InstructionsContext"),
         ({"tools": search}, "tools is a function; give a list"),
@@ -97,9 +97,9 @@ def test_an_agent_does_not_change() -> None:
         ({"metadata": [1]}, "metadata is a list"),
         ({"dependencies": [1]}, "dependencies is a list"),
         ({"dependencies": {1: 2}}, "dict with text keys"),
-        ({"base_url": 5}, "base_url is a int"),
+        ({"base_url": 5}, "base_url is an int"),
         ({"stop_when": "never"}, "stop_when is a str; give a function"),
-        ({"before_model_callback": 5}, "before_model_callback is a int"),
+        ({"before_model_callback": 5}, "before_model_callback is an int"),
         ({"callbacks": [CallbackHandler]}, r"give an instance: CallbackHandler\(\)"),
         ({"callbacks": [print]}, "instances of CallbackHandler"),
         ({"max_turn": 5}, "no option 'max_turn'. Did you mean 'max_turns'"),
@@ -153,11 +153,11 @@ async def test_instructions_must_return_text() -> None:
     async def later() -> Any:
         return None
 
-    with pytest.raises(ConfigurationError, match="returned a int"):
+    with pytest.raises(ConfigurationError, match="returned an int"):
         Agent("a", instructions=lambda: 5).resolve_instructions(CONTEXT)
     said = Agent("a", instructions=later).resolve_instructions(CONTEXT)
     assert not isinstance(said, str)
-    with pytest.raises(ConfigurationError, match="returned a NoneType"):
+    with pytest.raises(ConfigurationError, match="returned None"):
         await said
 
 

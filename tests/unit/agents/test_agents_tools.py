@@ -269,6 +269,30 @@ def test_a_decorator_below_tool_runs_too() -> None:
 # --- refused definitions
 
 
+@pytest.mark.parametrize(
+    ("options", "needs"),
+    [
+        ({}, {}),
+        ({"num_cpus": 0}, {"CPU": 0.0}),
+        ({"num_gpus": 0.5}, {"CPU": 1.0, "GPU": 0.5}),
+        ({"memory": 2**30, "num_cpus": 2.5}, {"CPU": 2.5, "memory": 2.0**30}),
+        ({"resources": {"disk": 3}}, {"CPU": 1.0, "disk": 3.0}),
+    ],
+)
+def test_what_a_tool_asks_for_is_in_its_spec(options: dict[str, Any], needs: dict[str, float]) -> None:
+    @tool(**options)
+    def function() -> None:
+        """Compute."""
+
+    assert get_tool_def(function).needs == get_tool_def(function).spec().needs == needs
+    json.dumps(dataclasses.asdict(get_tool_def(function).spec()))
+
+
+def test_who_runs_nothing_asks_for_nothing() -> None:
+    with pytest.raises(ToolDefinitionError, match="a human answers it, so there is nothing to run"):
+        dataclasses.replace(human_tool("ask", "Ask."), num_gpus=1)
+
+
 def plain(a: int = 1) -> int:
     return a
 
@@ -297,7 +321,17 @@ def plain(a: int = 1) -> int:
         ({"approval_require": True}, "no option 'approval_require'. Did you mean 'approval_required'"),
         ({"colour": 1}, "The options are: name, description, approval_required"),
         ({"guardrails": []}, "'guardrails' is not supported by this version"),
-        ({"num_cpus": 1}, "'num_cpus' is not supported by this version"),
+        ({"max_retries": 3}, "it is called 'retry_count' here"),
+        ({"timeout": 3}, "it is called 'timeout_seconds' here"),
+        ({"num_cpus": -1}, "num_cpus is -1; give a number, 0 or more"),
+        ({"num_cpus": "2"}, "num_cpus is '2'"),
+        ({"num_cpus": 1e-5}, "the least there is to ask for is 0.0001"),
+        ({"num_gpus": 1.5}, "num_gpus is 1.5; above 1 it has to be a whole number"),
+        ({"memory": 1.5e9}, "give whole bytes"),
+        ({"memory": 10**15}, "give whole bytes"),
+        ({"resources": ["disk"]}, "give a dict of names and amounts"),
+        ({"resources": {"GPU": 1}}, "resources names 'GPU'; give num_gpus=... instead"),
+        ({"resources": {"disk": True}}, r"resources\['disk'\] is True"),
     ],
 )
 def test_options_that_cannot_be_used(options: dict[str, Any], says: str) -> None:
@@ -316,7 +350,7 @@ def generator(a: int) -> Any:
     ("thing", "says"),
     [
         ("refund", r"Write @tool\(name='refund'\)"),
-        (5, "a int cannot be called"),
+        (5, "an int cannot be called"),
         (Desk, "it is a class"),
         (lambda a: a, "a lambda has no name"),
         (generator, "Return a list"),

@@ -376,6 +376,15 @@ def test_fork_goes_on_from_a_step_with_a_change(command: Command, server: Playin
     assert command("fork", first, "--json").json == {"execution_id": "ex-00000000000000000003", "forked_from": first}
 
 
+def test_fork_goes_on_with_another_version(command: Command, server: PlayingConnection, file: str, tmp_path: Path):
+    command("run", file, "rivers")
+    (tmp_path / "later.py").write_text(Path(file).read_text().replace("draft of", "better draft of"))
+    answer = command("fork", "ex-0", "--step", "0", "--agent", str(tmp_path / "later.py"))
+    assert answer.code == 0, answer.err
+    assert "better draft of rivers, 1 pages" in command("result", answer.out.strip()).out
+    assert command("fork", "ex-00000000000000000001", "--agent", "nobody").code == 3
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -392,6 +401,14 @@ def test_a_fork_that_does_not_fit_starts_nothing(
     answer = command("fork", "ex-0", *options)
     assert (answer.code, told in answer.err) == (2, True), answer.err
     assert len([verb for verb, _ in server.asked if verb == "submit"]) == 1
+
+
+@pytest.mark.parametrize("verb", ["send", "signal"])
+def test_a_graph_takes_no_messages_and_no_notes(command: Command, server: PlayingConnection, file: str, verb: str):
+    command("run", file, "rivers")
+    answer = command(verb, "ex-0", "hello", "--json")
+    assert (answer.code, answer.error["type"]) == (4, "UnheardSignalError")
+    assert "let it ask with `interrupt()`" in answer.error["message"]
 
 
 def test_a_fork_needs_a_server(command: Command, world: World):

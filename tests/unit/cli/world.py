@@ -190,7 +190,7 @@ class World:
 
     async def run(self, store: Store, execution_id: str) -> str:
         config = HostConfig(
-            store_url=self.settings.store_url, key_path=str(self.settings.key_path), hibernate_after_s=0.0
+            store_url=self.settings.store_url, key=self.settings.key_path.read_bytes(), hibernate_after_s=0.0
         )
         residence = Residence(config, unpack=unpacked, actor_name=execution_id, node="n1")
         taken = await store.take_over(execution_id, host=residence.host)
@@ -220,7 +220,7 @@ class PlayingConnection(StoreConnection):
         if new.get("forked_from"):
             origin = await store.row(new["forked_from"])
             begun = (await store.journal(origin.execution_id))[0].body
-            new = {**begun, **new, "deployment_id": origin.deployment_id}
+            new = {**begun, "deployment_id": origin.deployment_id, **new}
         elif not new.get("deployment_id"):
             current = await store.current_deployment(new["agent"])
             new = {**new, "deployment_id": current and current.deployment_id}

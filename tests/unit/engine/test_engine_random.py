@@ -125,12 +125,14 @@ class Run:
                 assert call is not None
                 where: dict[str, Any] = {"at": at, "call_id": call.call_id, "name": call.name}
                 where["attempt"] = effect.attempt
-                match self.draw(st.sampled_from(["returned", "retry", "failed"])):
+                match self.draw(st.sampled_from(["returned", "retry", "failed", "lost"])):
                     case "returned":
                         changes = {"state_set": {"k": self.draw(values)}} if self.draw(st.booleans()) else {}
                         return r.ToolReturned(**where, result=self.draw(values), **changes)
                     case "retry":
                         return r.ToolFailed(**where, error="boom", retry_at=at + 1)
+                    case "lost":
+                        return r.ToolLost(**where, error="died", arguments=call.arguments)
                 return r.ToolFailed(**where, error="boom")
             case CheckStop():
                 stop = self.draw(st.integers(0, 9)) == 0

@@ -155,6 +155,7 @@ def test_the_number_of_events_a_stored_record_tells_never_changes():
         "tool (state)": 1,
         "tool_failed (retry)": 1,
         "tool_failed (final)": 1,
+        "tool_lost": 1,
         "decided (approve)": 1,
         "decided (approve, edited)": 1,
         "decided (reject)": 2,

@@ -61,6 +61,16 @@ def test_a_call_that_must_not_run_twice_asks_and_its_approval_is_a_new_attempt()
     assert CallTool("", "c1", 2) in decide(state, SPEC, T0).effects
 
 
+def test_a_call_whose_own_process_died_asks_like_one_that_a_crash_interrupted():
+    state = state_of([started(), answered(plan("c1", "wire"))])
+    apply(state, r.ToolLost(at=T0, call_id="c1", name="wire", error="died", arguments={"x": 1}, arguments_hash="h"))
+    assert [(call.call_id, call.ask) for _, call in state.open_asks()] == [("c1", "crash")]
+    assert (status_of(state), state.recoveries) == (Status.WAITING, 0)
+    assert crash(state).calls == ()
+    apply(state, decided("approve"))
+    assert decide(state, SPEC, T0).effects == [CallTool("", "c1", 2)]
+
+
 def test_a_call_that_asks_already_keeps_asking_through_more_crashes():
     state = state_of([started(), answered(plan("c1", "wire"))])
     crash(state)

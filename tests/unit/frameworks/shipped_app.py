@@ -15,6 +15,7 @@ import json
 import operator
 import os
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, TypedDict
@@ -393,6 +394,29 @@ app(
     chain(Typed, work, later).with_config(recursion_limit=9).bind(interrupt_before=["later_1"]),
     {"text": "x", "log": []},
 )
+
+
+def in_function() -> Any:
+    """Classes of a function are stored under a name that has the function's in it."""
+    connection = threading.Lock()  # pydantic remembers the locals around a model, and this one cannot travel.
+
+    class Local(BaseModel):
+        size: int
+
+    @dataclasses.dataclass
+    class Pair:
+        left: int
+
+    def make(state: Any) -> Any:
+        return {"local": Local(size=2), "pair": Pair(3), "names": [Local.__qualname__, Pair.__qualname__]}
+
+    assert connection
+    # Not as a class: the names in its annotations are this function's, and nobody could resolve them.
+    state: Any = TypedDict("State", {"local": Local, "pair": Pair, "names": list[str]}, total=False)  # type: ignore[misc]
+    return StateGraph(state).add_node(make).add_edge(START, "make").compile()
+
+
+app("in_function", in_function(), {"names": []})
 
 
 def shown(value: Any) -> str:

@@ -13,7 +13,7 @@ from agentspan.engine import records as r
 from agentspan.frameworks.langgraph.running.execution import WRITES_WITHIN_S, ExecutionPort
 from agentspan.frameworks.langgraph.running.telling import Teller
 from agentspan.persistence.memory import MemoryStore
-from agentspan.persistence.threads import CheckpointRow, ThreadWrite, WriteRow
+from agentspan.persistence.threads import CheckpointRow, ThreadWrite, WriteRow, joined
 
 WRITES = ThreadWrite(writes=[WriteRow(checkpoint_id="c", task_id="t", idx=0, channel="x", body={"v": 1})])
 CHECKPOINT = ThreadWrite(checkpoints=[CheckpointRow(checkpoint_id="c", body={})])
@@ -107,3 +107,28 @@ async def test_a_commit_that_fails_is_heard_by_all_who_wait_for_it(port: Executi
     assert written.exception() is stored.exception() is port.failure is problem
     with pytest.raises(OSError, match="gone"):
         await port.flushed()
+
+
+def _wrote(value: int, idx: int = 0) -> ThreadWrite:
+    row = WriteRow(checkpoint_id="c", task_id="t", idx=idx, channel="x", body={"v": value})
+    return ThreadWrite(writes=[row])
+
+
+async def test_joined_writes_come_to_what_they_do_one_after_the_other() -> None:
+    forget = ThreadWrite(forget=[("", "c", "t", 0)])
+    for sequence in (
+        [_wrote(1), forget],
+        [_wrote(1), forget, _wrote(2)],
+        [forget, _wrote(1), _wrote(2)],
+        [_wrote(1), _wrote(3, idx=1), forget],
+    ):
+        apart, together = MemoryStore(), MemoryStore()
+        for store in (apart, together):
+            await store.write_thread("t", ThreadWrite(checkpoints=[CheckpointRow(checkpoint_id="c", body={})]))
+            await store.write_thread("t", _wrote(0))
+        for write in sequence:
+            await apart.write_thread("t", write)
+        whole = joined(sequence)
+        assert whole is not None
+        await together.write_thread("t", whole)
+        assert await together.checkpoint_writes("t", "", "c") == await apart.checkpoint_writes("t", "", "c")

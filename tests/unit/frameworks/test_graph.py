@@ -288,6 +288,16 @@ def test_what_langgraph_cannot_draw_is_drawn_from_its_edges(monkeypatch: pytest.
     assert {"source": "b", "target": "__end__", "conditional": False, "label": None} in spec["edges"]
 
 
+def test_an_app_is_drawn_once_however_often_it_is_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = builder("a", "b").compile()
+    first = Graph.of(app).spec()
+    monkeypatch.setattr(type(app), "get_graph", lambda self, **_: pytest.fail("drawn again"))
+    again = Graph.of(app).spec()
+    assert again == first
+    app.interrupt_before_nodes = ["b"]
+    assert Graph.of(app).spec()["interrupt_before"] == ["b"]
+
+
 def fan(targets: tuple[str, ...] = ("work",)) -> Any:
     def route(state: State) -> list[Send]:
         return [Send("work", state)]

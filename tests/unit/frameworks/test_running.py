@@ -72,6 +72,23 @@ async def test_a_graph_runs_to_its_end_and_returns_what_invoke_returns(loop):
     assert [e.seq for e in await life.events()] == list(range(1, len(told) + 1))
 
 
+class ReadingStore(MemoryStore):
+    """Counts how often a checkpoint is read."""
+
+    reads = 0
+
+    async def checkpoint(self, *given: Any, **named: Any) -> Any:
+        self.reads += 1
+        return await super().checkpoint(*given, **named)
+
+
+async def test_what_a_run_has_just_stored_is_not_read_back(loop):
+    store = ReadingStore()
+    life = await started(line("a", "b"), {"topic": "x", "log": []}, store, loop)
+    assert (await life.live()).ended == "finished"
+    assert store.reads == 1  # Whether there is something to go on from.
+
+
 async def test_interrupts_wait_are_answered_and_go_on(loop):
     def ask(state: State) -> dict[str, Any]:
         runs["ask"] += 1

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentspan.errors import ConfigurationError, StoreUnavailableError, ThreadOwnedError
+from agentspan.errors import ConfigurationError, StoreUnavailableError, ThreadOwnedError, UnstorableValueError
 from agentspan.frameworks.langgraph.saving.ports import StoreThreads
 from agentspan.frameworks.langgraph.saving.steps import run_async, run_sync, settled, together
 from agentspan.persistence.memory import MemoryStore
+from agentspan.persistence.sqlite import InlineSqliteStore
 from agentspan.persistence.threads import CheckpointRow, ThreadWrite, WriteRow
 
 
@@ -150,6 +154,53 @@ def test_a_write_whose_outcome_is_unknown_is_sent_again(port: StoreThreads, stor
     store.problems += [StoreUnavailableError(where="here", problem="is away")] * 3
     with pytest.raises(StoreUnavailableError):
         port.push("a", row("2")).result(10)
+
+
+def test_task_writes_behind_a_checkpoint_become_durable_without_another(port: StoreThreads, store: Noting) -> None:
+    for number in range(20):  # Some of them are pushed while a patrol is due, and wake nobody.
+        port.push("a", row(str(number))).result(10)
+        port.push("a", write(0, str(number))).result(10)
+    assert len(store.written) == 40
+
+
+def test_a_file_that_is_locked_for_a_while_holds_nothing_up_for_good(tmp_path: Path) -> None:
+    path = tmp_path / "threads.db"
+
+    async def opening() -> InlineSqliteStore:
+        return await InlineSqliteStore.connect(path, locked_max_s=0.01)
+
+    port = StoreThreads(opening)
+    port.push("a", row("1")).result(10)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailableError):
+            port.push("a", row("2")).result(10)
+        later = [port.push("a", row("3")), port.push("b", row("3"))]
+        with contextlib.suppress(TimeoutError):
+            later[0].result(0.02)  # It is tried again by now.
+        later += [port.push("a", write(0)), port.push("a", row("4"))]
+        other.execute("ROLLBACK")
+        for future in later:
+            future.result(10)
+    assert port.read(count).result(10) == 4
+    port.close()
+
+
+def test_a_file_takes_what_several_threads_push(tmp_path: Path) -> None:
+    port = StoreThreads(tmp_path / "threads.db")
+    forget = ThreadWrite(forget=[("", "c", "t", 0)], writes=write(1).writes)
+    done = [port.push(name, one) for name in "abcde" for one in (write(0), forget, row("c"))]
+    for future in done:
+        future.result(10)
+    with pytest.raises(UnstorableValueError):
+        port.push("a", ThreadWrite(checkpoints=[CheckpointRow(checkpoint_id="bad", body={"n": object()})])).result(10)
+
+    async def look(store: Any) -> list[list[int]]:
+        return [[one.idx for one in await store.checkpoint_writes(name, "", "c")] for name in "abcde"]
+
+    assert port.read(count).result(10) == 5
+    assert port.read(look).result(10) == [[1]] * 5
+    port.close()
 
 
 def test_a_store_that_cannot_be_opened_says_so_and_may_be_there_later() -> None:

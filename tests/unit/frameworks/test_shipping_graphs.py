@@ -202,6 +202,7 @@ NAMES = [
     "embeddings",
     "tool_node",
     "bound",
+    "in_function",
 ]
 
 
@@ -346,6 +347,9 @@ graphs = {
     "secret": build(holding(secret)),
     "header": agent(default_headers={"X-Key": secret}),
     "factory": "beside:make",
+    "key": create_agent(ChatOpenAI(model="m", api_key="my-own-service-0a1b2c3d4e"), tools=[], name="shop"),
+    "key_in_node": build(lambda state: {"text": "sk-proj-0a1B2c3D4e5F6g7H8i9J"}),
+    "stand_in": create_agent(ChatOpenAI(model="m", api_key="not-needed-by-this-local-server"), tools=[], name="shop"),
 }
 
 import json
@@ -408,6 +412,17 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_what_cannot_travel_is_named_with_the_way_to_it(refused: Any, name: str, culprit: str) -> None:
     assert refused[name] != "packed"
     assert culprit in refused[name][0]
+
+
+def test_keys_in_the_code_are_refused_and_stand_ins_are_not(refused: Any) -> None:
+    for name, begins in (("key", "my-own"), ("key_in_node", "sk-pro")):
+        culprit, problem, remedy = refused[name]
+        assert f"{begins}…" in problem
+        assert "0a1" not in culprit + problem + remedy, "not the key itself"
+        assert "where the server runs" in remedy
+    assert "its attribute 'openai_api_key'" in refused["key"][0]
+    assert refused["key_in_node"][0].startswith("node 'work'")
+    assert refused["stand_in"] == "packed"
 
 
 def test_the_remedy_speaks_of_nodes(refused: Any) -> None:
@@ -535,7 +550,7 @@ def test_a_later_version_with_more_nodes_is_taken(installed: Any) -> None:
             .replace("\nflow.name = 1", "")
             .replace("bound = flow", "bound = builder.compile()")
             .replace("flow = builder.compile\n", "flow = 7\n"),
-            "is a int",
+            "is an int",
         ),
         (INSTALLED.replace("flow", "gone"), "shopkit:flow"),
     ],

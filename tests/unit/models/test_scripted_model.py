@@ -155,7 +155,7 @@ def test_a_name_plays_the_same_script_in_another_process():
         ('{"turns": [], "at_end": "x"}', "choose fail, repeat, cycle"),
         ('[{"says": "x"}]', "turn 0 has an unknown member 'says'. Did you mean 'say'"),
         ('["ok", {"after_s": 1}]', "turn 1 says nothing"),
-        ("[3]", "turn 0 is a int"),
+        ("[3]", "turn 0 is an int"),
         ('[{"calls": [{"name": "a"}]}]', "turn 0, call 0"),
         ('[{"call": "a", "args": "x"}]', "turn 0, call 0"),
         ('[{"fail": "503"}]', "turn 0: fail"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -18,6 +19,7 @@ from agentspan.models.base import ModelReply
 from agentspan.persistence.forking import state_after
 from agentspan.persistence.memory import MemoryStore
 from agentspan.persistence.reading import read_events, read_history, read_result
+from agentspan.persistence.store import DeploymentRow
 from agentspan.testing import ScriptedModel, call, calls, say
 
 ran: list[tuple[str, str]] = []
@@ -287,7 +289,7 @@ async def test_a_step_or_an_execution_that_is_not_there_starts_nothing() -> None
         ({"messages": "again"}, "cannot go on with these messages"),
         ({"messages": []}, "cannot go on with these messages"),
         ({"messages": [{"content": "no role"}]}, "cannot go on with these messages"),
-        ({"state": 5}, "cannot have a int as its state"),
+        ({"state": 5}, "cannot have an int as its state"),
     ],
 )
 async def test_a_change_that_fits_nothing_starts_nothing(changes: dict[str, Any], words: str) -> None:
@@ -296,3 +298,99 @@ async def test_a_change_that_fits_nothing_starts_nothing(changes: dict[str, Any]
     with pytest.raises(ConfigurationError, match=words):
         await world.fork(one, 0, **changes)
     assert len(await world.store.rows()) == 1
+
+
+async def deployed(store: MemoryStore, agent: Agent, deployment_id: str, kind: str = "agent") -> str:
+    spec = dataclasses.asdict(agent.spec()) | {"nodes": ["draft"]}
+    await store.save_deployment(
+        DeploymentRow(
+            deployment_id=deployment_id,
+            agent=agent.name,
+            kind=kind,
+            source="value",
+            reference=None,
+            code=b"",
+            signature="",
+            spec=spec,
+            python="3.11",
+            created_at=1.0,
+        )
+    )
+    return deployment_id
+
+
+async def test_another_agent_goes_on_in_its_place() -> None:
+    world = World(*TWO_NOTES)
+    one = await world.start()
+    await world.run(one)
+    other = Agent("better", model=str(ScriptedModel([say("all new")])), tools=[note])
+    version = await deployed(world.store, other, "d2")
+    request = {"forked_from": one, "forked_step": 2, "deployment_id": version, "agent": "better"}
+    fork = await world._accept(await forked(world.store, request))
+    assert (await world.store.row(fork)).agent == "better"
+    world.agent, world.model = other, ScriptedModel([say("from here"), say("all new")])
+    result = await world.run(fork)
+    assert result.output == "all new"
+    state = await state_after(world.store, fork, None)
+    assert (state.agent, state.root.agent) == ("better", "better")
+    assert (await read_result(world.store, one)).output == "a, b"
+
+
+async def test_a_state_in_the_middle_of_calls_wants_an_agent_that_has_their_tools() -> None:
+    world = World(*TWO_NOTES)
+    one = await world.start()
+    await world.run(one)
+    bare = await deployed(world.store, Agent("bare", model=str(world.model)), "d2")
+    request = {"forked_from": one, "forked_step": 1, "deployment_id": bare, "agent": "bare"}
+    with pytest.raises(ConfigurationError, match="the state has calls of note, which 'bare' does not have"):
+        await forked(world.store, request)
+    assert await forked(world.store, request | {"forked_step": 2})
+    again = {"messages": [{"role": "user", "content": "again"}]}
+    assert await forked(world.store, request | {"forked_state": again})
+
+
+async def test_an_agent_is_not_forked_with_a_graph_nor_with_what_is_not_there() -> None:
+    world = World(*TWO_NOTES)
+    one = await world.start()
+    await world.run(one)
+    await deployed(world.store, Agent("drawn", model=str(world.model)), "g", kind="langgraph")
+    with pytest.raises(ConfigurationError, match="'e1' is one of an Agent, and 'drawn' is a graph"):
+        await forked(world.store, {"forked_from": one, "deployment_id": "g"})
+    with pytest.raises(ConfigurationError, match="no deployment 'nowhere'"):
+        await forked(world.store, {"forked_from": one, "deployment_id": "nowhere"})
+
+
+async def test_a_breakpoint_that_the_new_version_would_pass_by_is_refused() -> None:
+    world = World()
+    one = await world._accept(
+        {"agent": "drawn", "prompt": "go", "deployment_id": "d", "graph": {"interrupt_before": ["review"]}}
+    )
+    await deployed(world.store, Agent("drawn", model=str(world.model)), "g", kind="langgraph")
+    with pytest.raises(ConfigurationError, match="interrupt_before=\\['review'\\], and 'drawn' has no such node"):
+        await forked(world.store, {"forked_from": one, "deployment_id": "g"})
+
+
+async def test_a_fork_whose_origin_is_gone_ends_with_the_reason() -> None:
+    world = World(*TWO_NOTES)
+    one = await world.start()
+    await world.run(one)
+    fork = await world.fork(one, 2)
+    await world.store.gc(finished_before=1e12, dry_run=False)
+    result = await world.run(fork)
+    assert result.status.value == "FAILED"
+    assert "There is no execution 'e1'" in str(result.error)
+
+
+async def test_the_nodes_of_a_forked_graph_see_the_thread_that_those_before_them_saw() -> None:
+    world = World()
+    for started, thread_id in [
+        ({"graph": {"config": {}}}, "e1"),
+        ({"graph": {"config": {}}, "session_id": "ada"}, "ada"),
+        ({"graph": {"thread_id": "given"}, "session_id": "given"}, "given"),
+    ]:
+        origin = await world._accept({"agent": "drawn", "prompt": "go", "deployment_id": "d", **started})
+        fork = await forked(world.store, {"forked_from": origin})
+        assert fork["graph"]["thread_id"] == thread_id
+        assert "session_id" not in fork, "it is not one of the session's executions"
+        again = await world._accept(fork)
+        assert (await forked(world.store, {"forked_from": again}))["graph"]["thread_id"] == thread_id

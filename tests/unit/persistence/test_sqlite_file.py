@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 from importlib import resources
@@ -18,6 +19,7 @@ from agentspan.errors import (
 from agentspan.persistence import sqlite_file
 from agentspan.persistence.opening import open_store, sqlite_path
 from agentspan.persistence.sqlite import SqliteStore
+from agentspan.persistence.sqlite_file import log_bytes
 from agentspan.testing.store_rules.building import ask, begin, begin_asking, entry, signal, step
 
 
@@ -293,3 +295,44 @@ async def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     async with SqliteStore.open("~/store.db") as store:
         assert store.path == tmp_path / "store.db"
+
+
+async def test_commits_do_not_change_the_length_of_the_log(path: Path) -> None:
+    log = path.with_name("store.db-wal")
+    async with SqliteStore.open(path) as store:
+        await begin(store)
+        length, used = log.stat().st_size, log_bytes(path)
+        await store.commit(step("e1", entry(1, text="x" * 5000)))
+        assert log.stat().st_size == length
+        assert length > log_bytes(path) > used + 5000
+        async with SqliteStore.open(path) as second:
+            await second.commit(step("e1", entry(2)))
+        assert log.stat().st_size == length
+
+
+async def test_what_a_process_leaves_behind_is_whole_whenever_it_dies(path: Path, tmp_path: Path) -> None:
+    def left_behind(name: str) -> Path:
+        for end in ("", "-wal"):  # What another process made of them goes with the last of them.
+            shutil.copy(f"{path}{end}", tmp_path / (name + end))
+        return tmp_path / name
+
+    async with SqliteStore.open(path):
+        pass
+    async with SqliteStore.open(path) as store:
+        assert log_bytes(path) == 0, "nothing but zeros"
+        nothing_yet = left_behind("nothing-yet.db")
+        await begin(store)
+        begun = left_behind("begun.db")
+    for left, executions in ((nothing_yet, 0), (begun, 1)):
+        async with SqliteStore.open(left) as store:
+            assert len(await store.rows()) == executions
+
+
+async def test_a_store_behind_a_link_is_the_one_it_points_to(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    async with SqliteStore.open(path) as store:
+        await begin(store)
+    link.symlink_to(path)
+    async with SqliteStore.open(link) as store:
+        assert path.with_name("store.db-wal").stat().st_size > 1_000_000
+        assert len(await store.rows()) == 1

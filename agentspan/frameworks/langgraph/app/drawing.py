@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
-from agentspan.frameworks.langgraph.app.structure import static_edges, subgraphs
+from agentspan.frameworks.langgraph.app.structure import fingerprint, static_edges, subgraphs
 
 log = logging.getLogger("agentspan.langgraph")
+
+
+class Picture(NamedTuple):
+    """How a graph looks."""
+
+    edges: list[dict[str, Any]]
+    mermaid: str
+
+
+_pictures: WeakKeyDictionary[Any, tuple[str, Picture]] = WeakKeyDictionary()
+
+
+def picture(app: Any) -> Picture:
+    """`edges` and `mermaid`, drawn once as long as nodes and edges stay the same. Not to be changed."""
+    drawn_of = fingerprint(app)
+    found = _pictures.get(app)
+    if found is None or found[0] != drawn_of:
+        found = _pictures[app] = drawn_of, Picture(edges(app), mermaid(app))
+    return found[1]
 
 
 def mermaid(app: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import inspect
 import logging
@@ -16,6 +17,7 @@ from agentspan.frameworks.langgraph.app.inputs import describe_input
 from agentspan.frameworks.langgraph.app.losses import losses
 from agentspan.frameworks.langgraph.app.naming import checked_name, name_of
 from agentspan.frameworks.langgraph.app.unwrapping import is_graph, unwrap
+from agentspan.wording import a
 
 if TYPE_CHECKING:
     from langgraph.pregel import Pregel
@@ -150,15 +152,16 @@ class Graph:
 
     def _described(self) -> dict[str, Any]:
         app, bound = self.app, {**(self.app.config or {}), **self.config}
+        picture = drawing.picture(app)
         return {
             "kind": self.kind,
             "name": self.name,
-            "langgraph": metadata.version("langgraph"),
+            "langgraph": _langgraph_version(),
             "nodes": structure.user_nodes(app),
             "fields": structure.channel_names(app),
-            "edges": drawing.edges(app),
+            "edges": picture.edges,
             "subgraphs": sorted(name for name, _ in structure.subgraphs(app)),
-            "mermaid": drawing.mermaid(app),
+            "mermaid": picture.mermaid,
             "fingerprint": structure.fingerprint(app),
             "input": describe_input(app),
             "output": _output_fields(app),
@@ -201,6 +204,11 @@ class Graph:
         return {str(getattr(function, "__module__", "")) for _, function in functions}
 
 
+@functools.cache
+def _langgraph_version() -> str:
+    return metadata.version("langgraph")
+
+
 def _named(place: str) -> Any:
     """What `package.module:attribute` names.
 
@@ -222,7 +230,7 @@ def _named(place: str) -> Any:
 def _made_by(factory: Any, place: str) -> Any:
     if not callable(factory) or isinstance(factory, type):
         raise ConfigurationError(
-            problem=f"{place!r} is a {type(factory).__name__}; give a graph, or a function that makes one."
+            problem=f"{place!r} is {a(type(factory).__name__)}; give a graph, or a function that makes one."
         )
     try:
         inspect.signature(factory).bind()
@@ -234,7 +242,7 @@ def _made_by(factory: Any, place: str) -> Any:
         if close is not None:
             close()  # Of a coroutine, which would complain that nobody awaited it.
         raise ConfigurationError(
-            problem=f"The function {place!r} returned a {type(made).__name__}; it takes nothing and returns a graph."
+            problem=f"The function {place!r} returned {a(type(made).__name__)}; it takes nothing and returns a graph."
         )
     return made
 

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from agentspan.agents.nearest import did_you_mean
 from agentspan.errors import InvalidPromptError
 from agentspan.frameworks.langgraph.app.schemas import described_fields, described_value
+from agentspan.wording import a
 
 TEXT_NAMES = ("prompt", "input", "query", "question", "request", "task", "topic", "text")
 """The fields that a text goes into when several could take it, the likeliest first."""
@@ -78,7 +79,7 @@ def to_input(described: Mapping[str, Any], agent: str, given: Any) -> Any:
 def _to_value(described: Mapping[str, Any], agent: str, given: Any) -> Any:
     kind = described["kind"]
     if given is None and kind != "any":
-        raise InvalidPromptError(agent=agent, found="None", expected=f"its input, {_article(described['type'])}")
+        raise InvalidPromptError(agent=agent, found="None", expected=f"its input, {a(described['type'])}")
     if not isinstance(given, str) or kind in ("text", "any"):
         return given
     if kind in ("messages", "message_dicts"):
@@ -86,11 +87,7 @@ def _to_value(described: Mapping[str, Any], agent: str, given: Any) -> Any:
     field = _field_for_text(list(described["fields"]), agent)
     if field is not None:  # The argument is a TypedDict.
         return {field["name"]: _text_as(field, given)}
-    raise InvalidPromptError(agent=agent, found="text", expected=f"its input, {_article(described['type'])}")
-
-
-def _article(type_name: str) -> str:
-    return f"{'an' if type_name[:1].lower() in 'aeiou' else 'a'} {type_name}"
+    raise InvalidPromptError(agent=agent, found="text", expected=f"its input, {a(described['type'])}")
 
 
 # --- fields --------------------------------------------------------------------------------------------------------

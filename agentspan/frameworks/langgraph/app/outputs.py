@@ -10,9 +10,12 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentspan.agents.results import TokenUsage
+
+if TYPE_CHECKING:
+    from agentspan.frameworks.langgraph.app.graph import Graph
 
 DEPTH_MAX = 64
 """How deep `plain` goes; what is deeper, or contains itself, becomes text."""
@@ -36,6 +39,19 @@ def natural_output(state: Any) -> Any:
     if fields is not None and len(fields) == 1:
         return plain(next(iter(fields.values())))
     return plain(state)
+
+
+def output_keys(graph: Graph) -> Any:
+    """The channels whose values `invoke` returns, or the one."""
+    return graph.kwargs.get("output_keys") or graph.app.output_channels
+
+
+def output_of(graph: Graph, values: Any) -> Any:
+    """What of a state `invoke` returns; None where it is another value than one of the state (the functional API)."""
+    wanted = output_keys(graph)
+    if isinstance(wanted, str):
+        return values if wanted == "__root__" else None
+    return {name: values[name] for name in wanted if name in values}
 
 
 def role_messages(state: Any) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What a graph holds that pickles badly, and how it travels instead. For code that goes by value only.
 
 * A chat model or an embedding that holds clients (locks, sockets) is made anew from the fields its author set.
-* A `SecretStr` whose value an environment variable holds travels as the name of the variable.
+* A `SecretStr` whose value an environment variable holds travels as the name of the variable; any other that is a key is
+  refused.
 * A saver stays here: the graph gets ours. An `InMemoryCache` travels without its entries.
 
 LangGraph's own markers (`MISSING`, `SKIP_WRITE`, ...), compared with `is`, are handled for all libraries alike, by
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from agentspan.credentials import is_secret, shown
 from agentspan.errors import ConfigurationError
 
 SECRET_CHARS_MIN = 12
@@ -107,9 +109,18 @@ def _without_saver(app: Any) -> Any:
 # --- secrets -------------------------------------------------------------------------------------------------------
 
 
+class LiteralSecret(Exception):
+    """A secret is written into the code that would travel. Says so without the secret."""
+
+
 def _secret_reduce(secret: Any) -> Any:
-    name = _variable_with(secret.get_secret_value())
-    return NotImplemented if name is None else (rebuild_secret, (name,))
+    value = secret.get_secret_value()
+    name = _variable_with(value)
+    if name is not None:
+        return rebuild_secret, (name,)
+    if isinstance(value, str) and is_secret(value):
+        raise LiteralSecret(f"It holds a key that is written into the code ({shown(value)})")
+    return NotImplemented
 
 
 def _variable_with(value: str) -> str | None:

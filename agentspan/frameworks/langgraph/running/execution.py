@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from langgraph.checkpoint.base import copy_checkpoint
+from langgraph.checkpoint.base import CheckpointTuple, copy_checkpoint
 
 from agentspan.frameworks.langgraph.running.telling import Teller
 from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
@@ -19,14 +19,15 @@ from agentspan.persistence.threads import CheckpointRow, Report, ThreadStore, Th
 
 T = TypeVar("T")
 
-WRITES_WITHIN_S = 0.001
-"""How long what a task wrote waits for the checkpoint that usually follows at once."""
+WRITES_WITHIN_S = 0.003
+"""How long what a task wrote waits for the checkpoint that usually follows at once: within a millisecond, with a core for
+itself."""
 
 
 class ExecutionPort:
     """A `ThreadPort` onto one execution. `push` and `read` may be called from any thread, also from the graph's own.
 
-    What a task wrote waits a millisecond, on this side, for the checkpoint that usually follows: then a super-step crosses
+    What a task wrote waits a moment, on this side, for the checkpoint that usually follows: then a super-step crosses
     to the driver once, and is one commit.
     """
 
@@ -186,12 +187,22 @@ def _refuse(done: Future[None]) -> None:
 class ExecutionSaver(AgentSpanSaver):
     """Stores the one thread of an execution, whatever `thread_id` its nodes see, and tells what tasks wrote."""
 
-    def __init__(self, port: ExecutionPort, execution_id: str, serde: StateSerde, told: Teller) -> None:
+    def __init__(
+        self, port: ExecutionPort, execution_id: str, serde: StateSerde, told: Teller, *, is_careful: bool = False
+    ) -> None:
+        """`is_careful` has the start of every node on record before it runs."""
         super().__init__(port, serde=serde, thread_id=execution_id)
         self._told = told
+        self._is_careful = is_careful
         self.head: Any = None
         """The root graph's last checkpoint as it was read last (a `CheckpointTuple`), or None."""
         self._is_current = False
+        self._last_put: CheckpointTuple | None = None
+
+    def run_is_over(self) -> None:
+        """No node runs any more: if nothing was written on the last checkpoint, it is the head, and need not be read."""
+        if self._last_put is not None:
+            self.head, self._is_current = self._last_put, True
 
     async def aget_tuple(self, config: Any) -> Any:
         """See `AgentSpanSaver`. The head is read and decoded once, however often LangGraph and we look at it."""
@@ -214,10 +225,27 @@ class ExecutionSaver(AgentSpanSaver):
         """Return once all that was stored is committed; see `patches`."""
         await self._port.durable()  # type: ignore[attr-defined]
 
+    def still_waits(self, task_id: str, name: str) -> None:
+        """A task will not run, but ask what it has asked in an earlier life; see `patches`."""
+        self._told.waits(task_id, name)
+
+    async def starting(self, ns: Sequence[str], tasks: Iterable[Any]) -> None:
+        """Tasks are about to run; see `patches`."""
+        if self._is_careful:
+            for task in tasks:
+                self._told.start(ns, {"id": task.id, "name": task.name})
+            await self._port.flushed()  # type: ignore[attr-defined]
+
     def _push_checkpoint(
         self, thread_id: str, ns: str, checkpoint: Any, metadata: Mapping[str, Any], row: CheckpointRow
     ) -> Future[None]:
         self._is_current = False
+        if not ns:
+            place = {"thread_id": thread_id, "checkpoint_ns": ns}
+            at: Any = {"configurable": {**place, "checkpoint_id": row.checkpoint_id}}
+            parent: Any = {"configurable": {**place, "checkpoint_id": row.parent_id}} if row.parent_id else None
+            kept: Any = dict(metadata)
+            self._last_put = CheckpointTuple(at, checkpoint, kept, parent, [])
         return super()._push_checkpoint(thread_id, ns, checkpoint, metadata, row)
 
     def _push_task_writes(
@@ -231,6 +259,8 @@ class ExecutionSaver(AgentSpanSaver):
         rows: Sequence[WriteRow],
     ) -> Future[None]:
         self._is_current = False
+        if not ns:
+            self._last_put = None
         # What the task wrote, and the events about it, in one commit.
         self._told.end(ns.split("|") if ns else (), task_id, task_path, writes)
         return super()._push_task_writes(thread_id, ns, checkpoint_id, task_id, task_path, writes, rows)

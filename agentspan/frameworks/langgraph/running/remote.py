@@ -12,6 +12,7 @@ from agentspan.agents.results import HistoryState
 from agentspan.errors import ConfigurationError
 from agentspan.frameworks.langgraph.app.graph import Graph
 from agentspan.frameworks.langgraph.app.graphtypes import serde_of
+from agentspan.frameworks.langgraph.running.origins import check_fit, find_step
 from agentspan.frameworks.langgraph.saving.saver import AgentSpanSaver
 from agentspan.persistence.threads import CheckpointRow, ThreadCheckpoint, ThreadStore, ThreadWrite, WriteRow
 
@@ -34,6 +35,22 @@ async def history(graph: Graph, execution_id: str, ask: Ask, *, limit: int | Non
             values=snapshot.values,
             checkpoint_id=snapshot.config["configurable"]["checkpoint_id"],
         )
+
+
+async def check_fork(graph: Graph | None, execution_id: str, ask: Ask, *, step: int | None) -> None:
+    """Refuse to fork from a step that there is not, or from a state that does not fit `graph` (None: it is not looked at).
+
+    Raises:
+        ConfigurationError, UnknownStateTypeError: Say why.
+    """
+    store: ThreadStore = _RemoteThreads(ask)  # type: ignore[assignment]
+    place = {"thread_id": execution_id, "checkpoint_ns": ""}
+    if step is not None:
+        place["checkpoint_id"] = await find_step(store, execution_id, step)
+    if graph is not None:
+        found = await AgentSpanSaver(_RemotePort(ask), serde=serde_of(graph)).aget_tuple({"configurable": place})
+        if found is not None:
+            check_fit(graph.app, execution_id, found.checkpoint["channel_values"])
 
 
 class _RemotePort:
@@ -73,9 +90,15 @@ class _RemoteThreads:
         return [CheckpointRow(**row) for row in await self._ask("checkpoints", args)]
 
     async def list_checkpoints(
-        self, thread_id: str | None = None, *, ns: str | None = None, before: str | None = None, limit: int = 100
+        self,
+        thread_id: str | None = None,
+        *,
+        ns: str | None = None,
+        before: str | None = None,
+        skip: int = 0,
+        limit: int = 100,
     ) -> list[ThreadCheckpoint]:
-        args = {"thread_id": thread_id, "ns": ns, "before": before, "limit": limit}
+        args = {"thread_id": thread_id, "ns": ns, "before": before, "skip": skip, "limit": limit}
         return [_listed(found) for found in await self._ask("list_checkpoints", args)]
 
     async def checkpoint_writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[WriteRow]:

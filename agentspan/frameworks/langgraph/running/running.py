@@ -6,7 +6,8 @@ commits that also carry the events. What a new incarnation does follows from the
 
     no checkpoint of this execution      → run the input
     nothing left to do                   → ended
-    interrupts, all answered on record   → go on with the answers (LangGraph itself does not store them)
+    interrupts, some answered on record  → go on with the answers (LangGraph itself does not store them)
+    interrupts, and unfinished siblings  → go on: those that ask do not run, they ask what they have asked (`patches`)
     interrupts, not answered             → ask (again); never run: it would repeat the nodes' code before the question
     a breakpoint nobody let it pass      → ask
     otherwise                            → go on
@@ -17,19 +18,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agentspan.agents.spec import AgentSpec
 from agentspan.engine import records as r
 from agentspan.engine.decide import Effect, LoadFork, LoadSession, RunGraph
 from agentspan.engine.state import ExecutionState
-from agentspan.errors import CorruptRecordError, UnstorableStateError
+from agentspan.errors import ConfigurationError, CorruptRecordError, UnknownStateTypeError, UnstorableStateError
 from agentspan.frameworks.langgraph.app.graph import Graph
 from agentspan.frameworks.langgraph.app.graphtypes import serde_of
-from agentspan.frameworks.langgraph.app.outputs import natural_output
+from agentspan.frameworks.langgraph.app.outputs import natural_output, output_keys, output_of
 from agentspan.frameworks.langgraph.running.breakpoints import breakpoint_at
+from agentspan.frameworks.langgraph.running.endings import finished, has_unfinished
 from agentspan.frameworks.langgraph.running.execution import ExecutionPort, ExecutionSaver
+from agentspan.frameworks.langgraph.running.fitting import missing_nodes
 from agentspan.frameworks.langgraph.running.graphloop import GraphLoop
 from agentspan.frameworks.langgraph.running.interrupts import planned_breakpoint, planned_interrupts, refused_again
 from agentspan.frameworks.langgraph.running.origins import copied_state
@@ -62,6 +65,7 @@ class GraphPerformer:
         patches.apply()
         self.graph = graph
         self.spec = AgentSpec(name=graph.name, model="")
+        self.notes: Mapping[Effect, str] = {}
         self._store = store
         self._graphs = loop
         self._token = token
@@ -80,25 +84,31 @@ class GraphPerformer:
                 finally:
                     self._held = False  # It was for this run; the next one is not begun while it is to hold.
             case LoadSession():
-                await self._copy(state, effect.execution_id, report)
-                return r.SessionLoaded(at=self._clock(), messages=[])
+                error = await self._copy(state, effect.execution_id, report)
+                return r.SessionLoaded(at=self._clock(), messages=[], error=error)
             case LoadFork():
-                await self._copy(state, effect.execution_id, report)
-                return r.Forked(at=self._clock())
+                error = await self._copy(state, effect.execution_id, report)
+                return r.Forked(at=self._clock(), error=error)
             case _:
                 raise AssertionError(f"a graph has no {effect}")
 
-    async def _copy(self, state: ExecutionState, source: str, report: Report) -> None:
-        write = await copied_state(
-            self._store,
-            source,
-            state.execution_id,
-            serde=serde_of(self.graph),
-            step=state.forked_step,
-            as_fork=state.forked_from is not None,
-        )
+    async def _copy(self, state: ExecutionState, source: str, report: Report) -> str | None:
+        """Have the state to go on from in this execution's thread; why it cannot be gone on from, if it cannot."""
+        try:
+            write = await copied_state(
+                self._store,
+                source,
+                state.execution_id,
+                app=self.graph.app,
+                serde=serde_of(self.graph),
+                step=state.forked_step,
+                is_fork=state.forked_from is not None,
+            )
+        except (ConfigurationError, UnknownStateTypeError) as problem:
+            return f"{type(problem).__name__}: {problem}"
         if write is not None:
             await asyncio.wrap_future(report((), write))
+        return None
 
     def hold(self) -> None:
         """Ask a run that is on to stop at the next step border."""
@@ -132,7 +142,10 @@ class _Run:
         self._port = ExecutionPort(
             state.execution_id, report, performer._store, self._told, clock=performer._clock, path=effect.path
         )
-        self._saver = ExecutionSaver(self._port, state.execution_id, self._serde, self._told)
+        # What died once may do so again, sooner than the start of its node is told on the way.
+        self._saver = ExecutionSaver(
+            self._port, state.execution_id, self._serde, self._told, is_careful=graph.attempt > 1
+        )
         self._app = performer.graph.prepared(self._saver)
 
     async def go(self) -> r.AnyRecord:
@@ -174,6 +187,7 @@ class _Run:
         await self._port.flushed()
         if last is _HELD:
             return r.GraphHeld(at=self._now(), path=self._path, run=self._number)
+        self._saver.run_is_over()
         snapshot = await self._app.aget_state(config)
         head = self._saver.head
         waits = await self._waits(snapshot, head, config)
@@ -183,7 +197,7 @@ class _Run:
             raise RuntimeError(f"the graph stopped before {', '.join(snapshot.next) or 'its end'} without saying why")
         self._check_nodes(head)
         if last is None:
-            last = self._final_values(snapshot)
+            last = output_of(self._performer.graph, snapshot.values)  # This run only found everything done.
         return r.GraphEnded(
             at=self._now(),
             path=self._path,
@@ -205,12 +219,20 @@ class _Run:
             await self._app.aupdate_state(config, **self._serde.loads(self._changes))
             head = await self._saver.aget_tuple(config)
         snapshot = await self._app.aget_state(config)
-        asked = snapshot.interrupts
-        if asked and all(found.id in self._answers for found in asked):
-            from langgraph.types import Command
+        return await self._go_on(snapshot, head, config)
 
-            return Command(resume={patches.resume_key(found.id): self._answers[found.id] for found in asked})
-        return await self._waits(snapshot, head, config)
+    async def _go_on(self, snapshot: Any, head: Any, config: Any) -> Any:
+        """What to invoke a graph with that has run before; or what it waits for."""
+        done = finished(head)
+        asked = [one for task in snapshot.tasks if task.id not in done for one in task.interrupts]
+        answers = {patches.resume_key(one.id): self._answers[one.id] for one in asked if one.id in self._answers}
+        if not answers and not (asked and has_unfinished(snapshot, head)):
+            return await self._waits(snapshot, head, config)
+        if not answers:
+            return None
+        from langgraph.types import Command
+
+        return Command(resume=answers)
 
     async def _waits(self, snapshot: Any, head: Any, config: Any) -> r.GraphWaits | None:
         """What it waits for, if it does."""
@@ -238,7 +260,8 @@ class _Run:
         """What its interrupts ask. Those of sub-graphs take another look, to name the node that asks."""
         if snapshot.interrupts and any(task.state is not None for task in snapshot.tasks):
             snapshot = await self._app.aget_state(config, subgraphs=True)
-        return planned_interrupts(snapshot.tasks)
+        done = finished(self._saver.head)
+        return planned_interrupts(task for task in snapshot.tasks if task.id not in done)
 
     async def _refused_answer(self, problem: Exception) -> r.GraphWaits | None:
         """The graph's own validation refused an answer; nothing of it was stored, so the question is asked again."""
@@ -294,7 +317,7 @@ class _Run:
             context=bound.get("context") if context is None else context,
             stream_mode=modes,
             subgraphs=True,
-            output_keys=self._output_keys(),
+            output_keys=output_keys(self._performer.graph),  # Else a stream gives all of the state.
             durability="sync",
             control=control,
             interrupt_before=_first(options.interrupt_before, bound.get("interrupt_before")),
@@ -338,23 +361,9 @@ class _Run:
     def _context(self) -> Any:
         return self._serde.loads(self._options.context) if self._options.context else None
 
-    def _output_keys(self) -> Any:
-        """What `invoke` returns; a stream gives all of the state unless it is told."""
-        return self._performer.graph.kwargs.get("output_keys") or self._app.output_channels
-
-    def _final_values(self, snapshot: Any) -> Any:
-        """What a run that only found everything done returns: the output fields of the last state."""
-        wanted = self._output_keys()
-        if isinstance(wanted, str):
-            return snapshot.values if wanted == "__root__" else None
-        return {name: snapshot.values[name] for name in wanted if name in snapshot.values}
-
     def _check_nodes(self, head: Any) -> None:
         """A node that waits and is no longer part of the graph looks finished to LangGraph; the branch would be lost."""
-        values = head.checkpoint["channel_values"] if head is not None else {}
-        waiting = [name.removeprefix("branch:to:") for name in values if name.startswith("branch:to:")]
-        waiting += [send.node for send in values.get("__pregel_tasks", ()) if hasattr(send, "node")]
-        missing = sorted({name for name in waiting if name not in self._app.nodes and not name.startswith("__")})
+        missing = missing_nodes(self._app, head.checkpoint["channel_values"]) if head is not None else []
         if missing:
             raise RuntimeError(
                 f"the state waits for {', '.join(missing)}, which this version of the graph does not have; "

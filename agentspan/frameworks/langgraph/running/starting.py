@@ -12,6 +12,7 @@ from typing import Any, Self
 from agentspan.agents.nearest import did_you_mean
 from agentspan.errors import ConfigurationError
 from agentspan.frameworks.langgraph.state.serde import StateSerde
+from agentspan.wording import a
 
 CONFIG_KEYS = frozenset({"tags", "metadata", "recursion_limit", "configurable", "max_concurrency", "run_name"})
 NodeNames = Sequence[str] | str | None
@@ -64,6 +65,10 @@ def start_options(
             one is needed, or a breakpoint names no node.
         UnstorableStateError: The input or the context does; says where.
     """
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigurationError(
+            problem=f"config of {agent!r} is {a(type(config).__name__)}; give a RunnableConfig, a dict."
+        )
     kept = _kept_config(agent, dict(config or {}))
     configurable = kept.get("configurable", {})
     thread_id = configurable.pop("thread_id", "")

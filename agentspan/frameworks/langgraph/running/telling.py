@@ -46,6 +46,10 @@ class Teller:
         for message in messages:
             self._seen.update(_keys(message))
 
+    def waits(self, task_id: str, name: str) -> None:
+        """This task asked something in an earlier life and waits; LangGraph names it among those that start."""
+        self.names[task_id] = name
+
     def start(self, ns: Sequence[str], task: dict[str, Any]) -> None:
         """The `tasks` stream says that a node starts."""
         task_id, name = task["id"], task["name"]

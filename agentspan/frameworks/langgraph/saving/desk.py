@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from agentspan.errors import StoreUnavailableError
 from agentspan.frameworks.langgraph.saving.steps import together
-from agentspan.persistence.threads import ThreadStore, ThreadWrite, joined
+from agentspan.persistence.threads import InlineThreadStore, ThreadStore, ThreadWrite, joined
 
 T = TypeVar("T")
 Opening = Callable[[], Awaitable[Any]]
 
-LINGER_S = 0.001
-"""How long task writes wait for the checkpoint that usually follows."""
+LINGER_S = 0.002
+"""How long task writes wait at most for the checkpoint that usually follows."""
 RETRY_AFTER_S = (0.05, 0.25)
 """Waits before a write whose outcome is unknown is sent again (it is idempotent)."""
 
@@ -37,12 +37,19 @@ class _Lane:
     """The writes of one thread, one transaction at a time."""
 
     queue: deque[_Push] = field(default_factory=deque)
-    timer: asyncio.TimerHandle | None = None
     is_writing: bool = False
+    """A task of the loop writes what is queued."""
     taken: int = 0
     settled: int = 0
     waiting: deque[tuple[int, asyncio.Future[None]]] = field(default_factory=deque)
     """Reads, and how many pushes have to be settled before they go on."""
+
+    def group(self) -> list[_Push]:
+        """Take what may become one transaction."""
+        group = [self.queue.popleft()]
+        while self.queue and not self.queue[0].write.forget:
+            group.append(self.queue.popleft())
+        return group
 
     def settle(self, pushes: int) -> None:
         """That many more are durable, or have failed."""
@@ -52,7 +59,11 @@ class _Lane:
 
 
 class Desk:
-    """Takes pushes and reads from any thread."""
+    """Takes pushes and reads from any thread.
+
+    A checkpoint wakes the thread. Task writes do so only when no *patrol* is due: a timer, set anew with every
+    checkpoint, that looks for those no checkpoint has taken along. So a step of a sequential graph wakes it once.
+    """
 
     def __init__(self, opening: Opening) -> None:
         import uvloop
@@ -61,10 +72,12 @@ class Desk:
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._inbox: deque[_Push | _Read] = deque()
         self._is_rung = False
+        self._patrol: asyncio.TimerHandle | None = None
         self._lanes: dict[str, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._settled: list[tuple[Future[None], BaseException | None]] = []
         self._store: Any = None
+        self._inline: InlineThreadStore | None = None
         self._opening_lock = asyncio.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="agentspan-threads", daemon=True)
@@ -79,7 +92,8 @@ class Desk:
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # From now on nobody can cancel it.
         self._inbox.append(_Push(thread_id, write, done))
-        self._ring()
+        if write.checkpoints or self._patrol is None:
+            self._ring()
         return done
 
     def read(self, call: Callable[[ThreadStore], Awaitable[T]]) -> Future[T]:
@@ -117,6 +131,7 @@ class Desk:
             self._loop.run_forever()
         finally:
             self._stopped.set()
+            self._patrol = None  # Nobody relies on it any more.
             self._loop.close()
             self._refuse_all()
 
@@ -143,6 +158,7 @@ class Desk:
 
     def _take(self) -> None:
         self._is_rung = False  # First: who appends after the last popleft rings again.
+        ready: dict[str, _Lane] = {}
         while self._inbox:
             one = self._inbox.popleft()
             if not isinstance(one, _Push):
@@ -153,43 +169,77 @@ class Desk:
                 lane = self._lanes[one.thread_id] = _Lane()
             lane.queue.append(one)
             lane.taken += 1
-            if lane.is_writing:
-                continue
             if one.write.checkpoints:
-                self._flush(lane, one.thread_id)
-            elif lane.timer is None:
-                lane.timer = self._loop.call_later(LINGER_S, self._flush, lane, one.thread_id)
+                ready[one.thread_id] = lane
+        self._write_out(ready)
+        if self._patrol is None or not self._lanes:  # Nothing waits for the patrol that is due.
+            self._patrol_later()
 
-    def _flush(self, lane: _Lane, thread_id: str) -> None:
-        if lane.timer is not None:
-            lane.timer.cancel()
-            lane.timer = None
-        if not lane.is_writing:
+    def _patrol_later(self) -> None:
+        if self._patrol is not None:
+            self._patrol.cancel()
+        self._patrol = self._loop.call_later(LINGER_S, self._go_round)
+
+    def _go_round(self) -> None:
+        self._patrol = None  # First: who appends from now on rings.
+        if self._inbox or any(not lane.is_writing for lane in self._lanes.values()):
+            self._take()
+            self._write_out(self._lanes)
+
+    def _write_out(self, lanes: Mapping[str, _Lane]) -> None:
+        idle = {thread_id: lane for thread_id, lane in lanes.items() if lane.queue and not lane.is_writing}
+        if self._inline is not None:
+            while idle:
+                idle = self._write_now(self._inline, idle)
+            self._announce()
+        for thread_id, lane in idle.items():
             lane.is_writing = True
             self._start(self._write_all(lane, thread_id))
 
+    def _write_now(self, store: InlineThreadStore, lanes: Mapping[str, _Lane]) -> dict[str, _Lane]:
+        """One transaction for all lanes; those that have more."""
+        groups = {thread_id: lane.group() for thread_id, lane in lanes.items()}
+        problems: Sequence[BaseException | None]
+        try:
+            problems = store.write_threads([(thread_id, _joined(group)) for thread_id, group in groups.items()])
+        except BaseException as failure:  # Handed to everybody who waits for it; the desk goes on.
+            problems = [failure] * len(groups)
+        more: dict[str, _Lane] = {}
+        for (thread_id, group), problem in zip(groups.items(), problems, strict=True):
+            lane = lanes[thread_id]
+            if isinstance(problem, StoreUnavailableError):
+                lane.queue.extendleft(reversed(group))
+                lane.is_writing = True
+                self._start(self._write_all(lane, thread_id))
+                continue
+            self._settle(lane, group, problem)
+            if lane.queue:
+                more[thread_id] = lane
+            else:
+                del self._lanes[thread_id]
+        return more
+
     async def _write_all(self, lane: _Lane, thread_id: str) -> None:
         while lane.queue:
-            group = [lane.queue.popleft()]
-            while lane.queue and not lane.queue[0].write.forget:
-                group.append(lane.queue.popleft())
+            group = lane.group()
+            problem: BaseException | None = None
             try:
                 await self._write(thread_id, _joined(group))
-            except BaseException as problem:  # Handed to everybody who waits for it; the desk goes on.
-                group += lane.queue
-                lane.queue.clear()
-                self._settle(group, problem)
-            else:
-                self._settle(group, None)
-            lane.settle(len(group))
+            except BaseException as failure:  # As above.
+                problem = failure
+            # Lanes that shared a transaction go on in the same round of the loop; their callers hear of it together.
+            if not self._settled:
+                self._loop.call_soon(self._announce)
+            self._settle(lane, group, problem)
         lane.is_writing = False
         del self._lanes[thread_id]
 
-    def _settle(self, group: list[_Push], problem: BaseException | None) -> None:
-        # Lanes that shared a transaction go on in the same round of the loop; their callers hear of it together.
-        if not self._settled:
-            self._loop.call_soon(self._announce)
+    def _settle(self, lane: _Lane, group: list[_Push], problem: BaseException | None) -> None:
+        if problem is not None:  # What is queued behind it fails too.
+            group += lane.queue
+            lane.queue.clear()
         self._settled += [(push.done, problem) for push in group]
+        lane.settle(len(group))
 
     def _announce(self) -> None:
         settled, self._settled = self._settled, []
@@ -220,11 +270,11 @@ class Desk:
 
     async def _drained(self) -> None:
         waiting: list[asyncio.Future[None]] = []
-        for thread_id, lane in self._lanes.items():
+        for lane in self._lanes.values():
             waiter = self._loop.create_future()
             lane.waiting.append((lane.taken, waiter))
             waiting.append(waiter)
-            self._flush(lane, thread_id)
+        self._write_out(self._lanes)
         for waiter in waiting:
             await waiter
 
@@ -233,6 +283,8 @@ class Desk:
             async with self._opening_lock:
                 if self._store is None:
                     self._store = await self._opening()
+                    if isinstance(self._store, InlineThreadStore):
+                        self._inline = self._store
         return self._store
 
 

@@ -49,9 +49,9 @@ class ThreadPort(Protocol):
 class StoreThreads:
     """A port to a store of its own, on a background thread that does not keep the process alive.
 
-    The store is opened with the first push or read. A checkpoint is written at once; task writes wait a millisecond for
-    the checkpoint that usually follows, so that a step of a sequential graph is one transaction. Threads do not wait for
-    each other: what several of them push at the same time shares a transaction of the store (group commit).
+    The store is opened with the first push or read. A checkpoint is written at once; task writes wait two milliseconds
+    for the checkpoint that usually follows, so that a step of a sequential graph is one transaction. Threads do not
+    wait for each other: what several of them push at the same time shares a transaction of the store (group commit).
     """
 
     def __init__(self, store: str | Path | Opening) -> None:
@@ -100,6 +100,6 @@ def _opening(url: str | Path) -> Opening:
     async def opening() -> Any:
         from agentspan.persistence.opening import open_store
 
-        return await open_store(url)
+        return await open_store(url, inline=True)
 
     return opening

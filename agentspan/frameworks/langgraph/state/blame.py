@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from agentspan.errors import UnstorableStateError
 from agentspan.frameworks.langgraph.state.forms_classes import attributes_of, can_make
 from agentspan.frameworks.langgraph.state.wire import Gap, Refused, name_of
+from agentspan.wording import a
 
 _LEAVES = (str, bytes, bytearray, int, float, bool, type(None))
 _LEVELS_MAX = 1000
@@ -101,7 +102,7 @@ def refusal(value: Any, declared: Mapping[str, type]) -> Refused:
     cls = type(value)
     if is_secret(cls):
         return Refused(
-            f"a {name_of(cls)}",
+            a(name_of(cls)),
             "and secrets do not belong into stored state",
             "Keep it in the environment or in the graph's context, and read it in the node.",
         )
@@ -180,7 +181,7 @@ def _undeclared(cls: type, declared: Mapping[str, type]) -> Refused:
     names = {f"{known.__module__}.{known.__qualname__}" for known in declared.values()}
     if name_of(cls) in names:
         return Refused(
-            f"a {name_of(cls)}",
+            a(name_of(cls)),
             "which has the name of a declared class but is another one: its module was loaded twice, or its cell run again",
             "Build the graph and its values from the same module.",
         )

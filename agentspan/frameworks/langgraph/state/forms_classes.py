@@ -34,6 +34,7 @@ from agentspan.frameworks.langgraph.state.wire import (
     Writer,
     name_of,
 )
+from agentspan.wording import a
 
 _MODEL, _OBJECT, _SUBCLASS, _ENUM, _FLAG = 41, 42, 43, 44, 45
 
@@ -210,7 +211,7 @@ def _give(value: Any, attributes: dict[str, Any], slots: Mapping[str, Any]) -> N
 
 def _refuse_hidden_state(_: Writer, value: Any) -> Ext:
     raise Refused(
-        f"a {name_of(type(value))}",
+        a(name_of(type(value))),
         "which is not made of attributes that could be stored",
         "Store what is needed to make it again, and make it in the node.",
     )

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from ormsgpack import Ext
 
 from agentspan.frameworks.langgraph.state.wire import Dumper, Loader, Reader, Refused, Writer, name_of
+from agentspan.wording import a
 
 _DATETIME, _DATE, _TIME, _TIMEDELTA, _TIMEZONE, _ZONEINFO, _TZINFO = 18, 19, 20, 21, 22, 23, 24
 _DATETIME_HEAD = struct.Struct(">HBBBBBIB")
@@ -52,7 +53,7 @@ def _zone_of(writer: Writer, value: datetime.datetime | datetime.time) -> tuple[
         return _UTC | value.fold, b""
     if type(zone) not in (datetime.timezone, ZoneInfo) and not is_pydantic_zone(type(zone)):
         raise Refused(
-            f"a {name_of(type(value))} whose time zone is a {name_of(type(zone))}",
+            f"{a(name_of(type(value)))} whose time zone is {a(name_of(type(zone)))}",
             "which is not a time zone of the standard library",
             "Use zoneinfo.ZoneInfo or datetime.timezone.",
         )
