@@ -61,6 +61,8 @@ class Model:
     def close(self) -> None:
         self._process.terminate()
         self._process.wait(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 @contextlib.contextmanager
@@ -132,9 +134,16 @@ class Worker:
         """SIGKILL the worker alone; what it started goes on. Returns when."""
         at = time.time()
         self._process.send_signal(signal.SIGKILL)
-        self._process.wait(CLOSE_S)
-        self._log.close()
+        self._let_go()
         return at
+
+    def _let_go(self) -> None:
+        """Wait for the end of a process that is as good as gone, and close what leads to it."""
+        self._process.wait(CLOSE_S)
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
 
     def close(self) -> None:
         """Let the system close, make sure that none of its processes is left, and remove its folder."""
@@ -149,8 +158,8 @@ class Worker:
 
     def remove(self) -> None:
         """Whatever is left of it."""
-        self._log.close()
         kill_all(self.mark)
+        self._let_go()
         for folder in self.folders:
             shutil.rmtree(folder, ignore_errors=True)
 

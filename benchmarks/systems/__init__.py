@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,10 @@ TITLES = {
 }
 DEFAULT = tuple(name for name in TITLES if name != "bare-uvloop")
 MODULES = {"agentspan": "agentspan_", "dbos": "dbos_", "langgraph": "langgraph_", "restate": "restate_", "bare": "bare"}
+
+
+ABSENT = "AGENTSPAN_BENCH_ABSENT"
+"""An environment variable for tests: the package that is to be missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,4 +92,6 @@ def load(name: str) -> tuple[type[Any], tuple[str, ...]]:
         ImportError: Its package is not installed.
     """
     system, *variant = name.split("-")
+    if absent := os.environ.get(ABSENT):
+        raise ImportError(f"{absent} is said to be absent")
     return importlib.import_module(f"benchmarks.systems.{MODULES[system]}").TheSystem, tuple(variant)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
 from openai import AsyncOpenAI
 
 INSTRUCTIONS, PROMPT, RESULT = "Use the tool.", "go", "done"
@@ -31,8 +30,8 @@ async def lookup(turn: int = 0) -> str:
 
 
 def new_client(url: str) -> AsyncOpenAI:
-    """The real client. It waits for as long as the model takes, and for a free connection among as many as it likes."""
-    return AsyncOpenAI(base_url=url, api_key="none", timeout=httpx.Timeout(900), max_retries=0)
+    """The real client. It waits for as long as the model takes."""
+    return AsyncOpenAI(base_url=url, api_key="none", timeout=900.0, max_retries=0)
 
 
 async def ask(client: AsyncOpenAI, model: str, messages: list[Any]) -> dict[str, Any]:
