@@ -61,7 +61,7 @@ def compare(given: argparse.Namespace, model: Model, results: Results) -> None:
         "crowd_0": lambda seconds: contest.throughput(seconds, 0),
         "crowd_200": lambda seconds: contest.throughput(seconds, 200),
         "length": lambda seconds: contest.length(seconds, 100 if given.quick else 1000),
-        "written": lambda _: contest.written(1 if given.quick else 5),
+        "written": lambda _: contest.written(2 if given.quick else 20),
         "recovery": contest.recovery,
     }
     try:

@@ -147,25 +147,27 @@ class Contest:
         return {"turns": turns, "window": WINDOW, "systems": found}
 
     def written(self, executions: int) -> Section:
-        """Bytes handed to the kernel for files, of an execution of 20 turns that runs alone."""
-        found: dict[str, float] = {}
+        """Bytes handed to the kernel for files, of executions of 20 turns: one after the other, and as many at once."""
+        found: dict[str, dict[str, float]] = defaultdict(dict)
         problems: list[str] = []
 
         def once(name: str, worker: Worker) -> None:
             if name.startswith("bare") or "dedicated" in name:
                 return  # The one writes nothing; the other writes what a packed one does.
-            try:
-                with traced(worker.mark, worker.folders) as tally:
-                    for _ in range(executions):
-                        worker.run(Job(turns=20))
-            except FileNotFoundError as problem:
-                problems.append(str(problem))
-                return
-            found[name] = tally.bytes_written / executions
-            say(f"{name} {found[name] / 1e3:.0f} kB")
+            for how, at_once in (("alone", 1), ("together", executions)):
+                worker.run(Job(turns=20), at_once)
+                try:
+                    with traced(worker.mark, worker.folders) as tally:
+                        for _ in range(executions // at_once):
+                            worker.run(Job(turns=20), at_once)
+                except FileNotFoundError as problem:
+                    problems.append(str(problem))
+                    return
+                found[name][how] = tally.bytes_written / executions
+            say(f"{name} {found[name]['alone'] / 1e3:.0f} kB alone, {found[name]['together'] / 1e3:.0f} kB together")
 
         self.each(once)
-        return {"turns": 20, "executions": executions, "bytes": found, "missing": sorted(set(problems))}
+        return {"turns": 20, "executions": executions, "bytes": found, "untraced": sorted(set(problems))}
 
     def recovery(self, seconds: float) -> Section:
         """SIGKILL of the process that runs an execution, while the model is asked → the model is asked again."""

@@ -168,12 +168,14 @@ def written(pyplot: Any, sections: dict[str, Any]) -> Any:
     section = sections.get("written")
     if not section or not section["bytes"]:
         return None
-    kilobytes = by_size({name: one / 1e3 for name, one in section["bytes"].items()}, largest_first=False)
-    base = kilobytes.get("agentspan-packed")
-    notes = {name: f"{one:,.0f} kB" + (f" ({one / base:.1f} ×)" if base else "") for name, one in kilobytes.items()}
-    figure, axes = pyplot.subplots(figsize=(7.2, 3.6), layout="constrained")
-    title = f"Bytes written to files by one execution of {section['turns']} turns"
-    bars(axes, kilobytes, notes, title, "kilobytes (× AgentSpan on SQLite); less is better")
+    figure, plots = pyplot.subplots(1, 2, figsize=(13.2, 3.8), layout="constrained")
+    for axes, how in zip(plots, ("alone", "together"), strict=True):
+        kilobytes = by_size({name: one[how] / 1e3 for name, one in section["bytes"].items()}, largest_first=False)
+        base = kilobytes.get("agentspan-packed")
+        notes = {name: f"{one:,.0f} kB" + (f" ({one / base:.1f} ×)" if base else "") for name, one in kilobytes.items()}
+        many = "alone" if how == "alone" else f"{section['executions']} at once"
+        title = f"Written by one execution of {section['turns']} turns, {many}"
+        bars(axes, kilobytes, notes, title, "kilobytes for files (× AgentSpan on SQLite); less is better")
     return figure
 
 

@@ -94,10 +94,21 @@ def length(section: dict[str, Any]) -> str:
 
 def written(section: dict[str, Any]) -> str:
     found = section["bytes"]
-    ours = found.get("agentspan-packed")
-    rows = [[TITLES[name], f"{found[name] / 1e3:,.0f}", ratio(found[name], ours)] for name in ordered(found)]
-    why = [[f"not measured: {reason}", "", ""] for reason in section["missing"]] if not found else []
-    return table(["", "kB per execution", "over AgentSpan, SQLite"], rows + why)
+    ours = found.get("agentspan-packed", {})
+    rows = [
+        [
+            TITLES[name],
+            *(
+                cell
+                for how in ("alone", "together")
+                for cell in (f"{found[name][how] / 1e3:,.0f}", ratio(found[name][how], ours.get(how)))
+            ),
+        ]
+        for name in ordered(found)
+    ]
+    rows += [[f"not measured: {reason}", "", "", "", ""] for reason in section["untraced"]]
+    head = ["", "alone, kB", "over AgentSpan, SQLite", f"{section['executions']} at once, kB", "over AgentSpan, SQLite"]
+    return table(head, rows + missing(section, len(head)))
 
 
 def recovery(section: dict[str, Any]) -> str:
