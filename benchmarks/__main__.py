@@ -24,7 +24,7 @@ from benchmarks.fleeting import alone, restart
 from benchmarks.results import RESULTS, Results
 from benchmarks.systems import DEFAULT, TITLES
 
-SHARES = {"one": 60, "crowd_0": 430, "crowd_200": 330, "length": 170, "written": 40, "recovery": 120}
+SHARES = {"one": 60, "crowd_0": 380, "crowd_200": 220, "length": 330, "written": 40, "recovery": 120}
 """Seconds for each measure that is made in rounds, in the default 25 minutes; the others take what they take: about six."""
 FLEET = ("waiting_1000", "waiting_10000", "live", "dedicated", "restart")
 MINUTES, FIXED_MINUTES = 25.0, 6.0
@@ -34,6 +34,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=MINUTES, help="about how long it may take (default 25)")
     parser.add_argument("--rounds", type=int, default=5, help="of each comparison; the time may allow fewer")
+    parser.add_argument("--turns", type=int, help="of the long execution, 50 to 1000 (default 1000)")
     parser.add_argument("--only", help=f"sections, with commas between: {', '.join([*SHARES, *FLEET])}")
     parser.add_argument("--systems", help=f"systems, with commas between: {', '.join(TITLES)}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one round")
@@ -41,6 +42,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--loaded", action="store_true", help="say in the results that the machine was not quiet")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     given = parser.parse_args()
+    given.turns = given.turns or (100 if given.quick else 1000)
     given.sections = tuple(given.only.split(",")) if given.only else (*SHARES, *FLEET)
     given.names = tuple(given.systems.split(",")) if given.systems else DEFAULT
     for word, known in ((given.sections, (*SHARES, *FLEET)), (given.names, TITLES)):
@@ -60,7 +62,7 @@ def compare(given: argparse.Namespace, model: Model, results: Results) -> None:
         "one": contest.one,
         "crowd_0": lambda seconds: contest.throughput(seconds, 0),
         "crowd_200": lambda seconds: contest.throughput(seconds, 200),
-        "length": lambda seconds: contest.length(seconds, 100 if given.quick else 1000),
+        "length": lambda seconds: contest.length(seconds, given.turns),
         "written": lambda _: contest.written(2 if given.quick else 20),
         "recovery": contest.recovery,
     }

@@ -125,12 +125,14 @@ class Contest:
     def length(self, seconds: float, turns: int) -> Section:
         """One long execution: what a turn costs when so many came before it, by the model server's clock."""
         found: dict[str, dict[str, Any]] = {}
+        late: dict[str, str] = {}
         until = time.monotonic() + seconds
         job_of = {name: Job(turns=turns, tag=f"length.{name.replace('-', '.')}.{turns}") for name in self.workers}
 
         def once(name: str, worker: Worker) -> None:
             if time.monotonic() > until:
                 say(f"{name} left out: no time")
+                late[name] = "left out, as the time was over"
                 return
             _, cpu_s = worker.run(job_of[name])
             at = self.model.arrivals(job_of[name].tag)
@@ -144,7 +146,7 @@ class Contest:
             say(f"{name} {at[-1] - at[0]:.1f} s for {turns} turns")
 
         self.each(once)
-        return {"turns": turns, "window": WINDOW, "systems": found}
+        return {"turns": turns, "window": WINDOW, "systems": found, "late": late}
 
     def written(self, executions: int) -> Section:
         """Bytes handed to the kernel for files, of executions of 20 turns: one after the other, and as many at once."""

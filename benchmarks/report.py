@@ -13,6 +13,15 @@ from benchmarks.systems import TITLES
 PAGE = ROOT / "docs/performance.md"
 BASE = "bare"
 Rows = list[list[str]]
+PLOTS = {
+    "one": ("one", "Time of one execution"),
+    "crowd_0": ("cpu", "CPU per step"),
+    "crowd_200": ("throughput", "Throughput"),
+    "length": ("length", "Cost over length"),
+    "written": ("written", "Bytes written"),
+    "recovery": ("recovery", "Recovery"),
+}
+"""The plot that goes below a table."""
 
 
 def table(head: list[str], rows: Rows) -> str:
@@ -77,6 +86,20 @@ def crowd(section: dict[str, Any]) -> str:
     return table(head, rows + missing(section, len(head)))
 
 
+def kinds(section: dict[str, Any]) -> str:
+    """Which processes the CPU of a step goes to."""
+    rows = []
+    for name in ordered(section["rounds"]):
+        rounds = [one["cpu_ms_by_kind"] for one in section["rounds"][name]]
+        names = {kind for one in rounds for kind in one}
+        used = {kind: median(one.get(kind, 0.0) for one in rounds) for kind in names}
+        told = sorted(used.items(), key=lambda item: -item[1])
+        rows.append([TITLES[name], ", ".join(f"{kind} {ms:.2f}" for kind, ms in told if ms >= 0.01)])
+    return "\n".join(
+        ["| | CPU per step by kind of process, ms |", "|---|---|", *(f"| {name} | {said} |" for name, said in rows)]
+    )
+
+
 def length(section: dict[str, Any]) -> str:
     found = section["systems"]
     ends = [end for end in ("50", "200", "500", "1000") if any(end in one["turn_ms"] for one in found.values())]
@@ -89,6 +112,7 @@ def length(section: dict[str, Any]) -> str:
         for name in ordered(found)
     ]
     head = ["", *(f"turn {end}, ms" for end in ends), f"all {section['turns']:,}, s"]
+    rows += missing({"missing": section.get("late", {})}, len(head))
     return table(head, rows + missing(section, len(head)))
 
 
@@ -193,6 +217,11 @@ def parts(results: Results) -> dict[str, str]:
         "recovery": recovery,
     }
     made = {name: make(results.sections[name]) for name, make in tables.items() if name in results.sections}
+    for name, (image, says) in PLOTS.items():
+        if name in made:
+            made[name] += f"\n\n![{says}](images/performance-{image}.png)"
+    if "crowd_0" in results.sections:
+        made["kinds"] = kinds(results.sections["crowd_0"])
     made["fleet"] = fleet(results.sections)
     made["origin"] = origin(results.sections)
     return made

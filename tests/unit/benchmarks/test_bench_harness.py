@@ -92,8 +92,8 @@ def test_tables_say_what_is_missing_and_what_misses_its_target(tmp_path: Path) -
     results = Results(tmp_path / "r.json")
     results.begin(loaded=True)
     rounds: dict[str, Any] = {
-        "bare": [{"steps_s": 500.0, "cpu_ms": 1.7}],
-        "restate": [{"steps_s": 250.0, "cpu_ms": 3.4}],
+        "bare": [{"steps_s": 500.0, "cpu_ms": 1.7, "cpu_ms_by_kind": {"client": 1.7}}],
+        "restate": [{"steps_s": 250.0, "cpu_ms": 3.4, "cpu_ms_by_kind": {}}],
     }
     results.put("crowd_0", {"rounds": rounds, "missing": {"dbos-sqlite": "No module named 'dbos'"}})
     results.put("restart", {"count": 1000, "all_s": 31.0, "server_up_s": 5.0})
@@ -110,6 +110,6 @@ def test_every_system_has_a_file_and_every_table_a_place() -> None:
         assert name in TITLES
         assert (Path(report.ROOT) / f"benchmarks/systems/{MODULES[name.partition('-')[0]]}.py").exists()
     page = report.PAGE.read_text()
-    for name in ("one", "crowd_0", "crowd_200", "length", "written", "recovery", "fleet", "origin"):
+    for name in ("one", "crowd_0", "crowd_200", "kinds", "length", "written", "recovery", "fleet", "origin"):
         assert f"<!-- {name} -->\n" in page
         assert f"<!-- /{name} -->" in page
