@@ -11,6 +11,7 @@ python -m benchmarks --report                         # tables and plots from th
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -100,6 +101,8 @@ def fleet(given: argparse.Namespace, model: Model, results: Results) -> None:
 def main() -> int:
     """Measure, then write it all down."""
     given = options()
+    # Somebody who ends a run early still wants none of its processes left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = Results.load(given.results or RESULTS, kept=not given.quick)
     began = time.monotonic()
     if not given.report:
