@@ -40,7 +40,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, watched: Any) -> Watched:
     monkeypatch.setattr(cluster, "is_broken", lambda: False)
     monkeypatch.setattr(cluster, "restart_supervisor", watched.restart)
     monkeypatch.setattr(server.time, "monotonic", lambda: watched.now)
-    server._watch(watched, watched, 3.0)
+    server._watch(watched, watched, 3.0, None)
     kept: Watched = watched
     return kept
 

@@ -35,7 +35,7 @@ def test_a_home_with_a_store_is_tried(command: Command, world: World) -> None:
     world.started("echo")
     store = found(command("doctor", "--json"), "Store")
     assert store["state"] == "ok"
-    assert "schema version 2, 1 execution" in store["detail"]
+    assert "schema version 3, 1 execution" in store["detail"]
     assert command("list", "--json").json["executions"]  # Trying to write removed nothing.
 
 
