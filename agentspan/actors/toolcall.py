@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from agentspan.agents.context import ToolContext
+from agentspan.agents.context import INSIDE, ToolContext
 from agentspan.agents.tool_def import ToolDef
 from agentspan.errors import TerminalToolError, ToolArgumentsError, UnstorableValueError
 from agentspan.persistence.bodies import RECORD_SPARE_DEPTH
@@ -85,6 +85,7 @@ async def attempt(
 
 def attempt_alone(tool: ToolDef, arguments: dict[str, Any], context: ToolContext) -> ToolOutcome:
     """Call a tool in a process that has nothing else to do, on its main thread, where it can be interrupted."""
+    INSIDE.set(context.execution_id)  # What it starts, and waits for, must not wait for the place of its execution.
     before = _state_of(tool, context)
     try:
         assert tool.func is not None

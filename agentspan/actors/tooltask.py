@@ -23,7 +23,7 @@ from ray.exceptions import RayError, RayTaskError, TaskUnschedulableError
 
 from agentspan.actors.fate import share_fate_with_raylet
 from agentspan.actors.toolcall import Elsewhere, ToolOutcome, attempt_alone, failed
-from agentspan.agents.context import INSIDE, ToolContext
+from agentspan.agents.context import ToolContext
 from agentspan.agents.tool_def import ToolDef
 from agentspan.agents.tool_resources import in_words
 from agentspan.errors import ToolLostError, ToolResourcesError
@@ -212,7 +212,6 @@ def _attempt(row: DeploymentRow, name: str, arguments: dict[str, Any], context: 
         yield ToolOutcome(error=f"{type(problem).__name__}: {problem}"[:4000], error_type=type(problem).__name__)
         return
     context.dependencies = agent.dependencies
-    INSIDE.set(context.execution_id)  # What it starts, and waits for, must not wait for the place of its execution.
     log.info("tool_task.begun", extra={"execution_id": context.execution_id, "tool": name, "pid": os.getpid()})
     yield os.getpid()
     yield attempt_alone(tool, arguments, context)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from agentspan.agents import AgentRuntime, Status, ToolContext, tool
 from agentspan.testing import ScriptedModel, call, say
 from tests.ray.agents import gate, make_agent
@@ -52,10 +54,11 @@ def test_the_queue_outlives_the_supervisor_and_the_whole_server(own_server: Serv
     offline.shutdown()
 
 
+@pytest.mark.parametrize("needs", [{}, {"num_cpus": 0}], ids=["here", "as a Ray task"])
 def test_an_agent_that_starts_itself_and_waits_for_it_shares_its_place(
-    server: Server, runtime: AgentRuntime, ledger: Ledger
+    server: Server, runtime: AgentRuntime, ledger: Ledger, needs: dict[str, int]
 ) -> None:
-    @tool
+    @tool(**needs)
     def nest(ctx: ToolContext) -> str:
         """Start the same agent, once."""
         if ctx.metadata.get("depth"):
@@ -65,7 +68,8 @@ def test_an_agent_that_starts_itself_and_waits_for_it_shares_its_place(
 
     script = ScriptedModel([call("nest"), say("{last_tool_result}!")])
     agent = make_agent("nested", ledger, script, tools=[nest], max_concurrency=1)
-    assert runtime.run(agent, "go", timeout=60).output == "the leaf!!"
+    result = runtime.run(agent, "go", timeout=60)
+    assert result.output == "the leaf!!", result.error or result.tool_calls
 
 
 def test_model_limits_are_shared_by_all_and_outlive_who_keeps_them(own_server: Server, ledger: Ledger) -> None:
