@@ -35,7 +35,11 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=MINUTES, help="about how long it may take (default 25)")
     parser.add_argument("--rounds", type=int, default=5, help="of each comparison; the time may allow fewer")
-    parser.add_argument("--turns", type=int, help="of the long execution, 50 to 1000 (default 1000)")
+    parser.add_argument(
+        "--turns",
+        type=int,
+        help="of the long execution, 50 to 1000 (default 300; a thousand takes five minutes for each slow system)",
+    )
     parser.add_argument("--only", help=f"sections, with commas between: {', '.join([*SHARES, *FLEET])}")
     parser.add_argument("--systems", help=f"systems, with commas between: {', '.join(TITLES)}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one round")
@@ -43,7 +47,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--loaded", action="store_true", help="say in the results that the machine was not quiet")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     given = parser.parse_args()
-    given.turns = given.turns or (100 if given.quick else 1000)
+    given.turns = given.turns or (100 if given.quick else 300)
     given.sections = tuple(given.only.split(",")) if given.only else (*SHARES, *FLEET)
     given.names = tuple(given.systems.split(",")) if given.systems else DEFAULT
     for word, known in ((given.sections, (*SHARES, *FLEET)), (given.names, TITLES)):
