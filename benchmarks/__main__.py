@@ -38,7 +38,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--turns",
         type=int,
-        help="of the long execution, 50 to 1000 (default 300; a thousand takes five minutes for each slow system)",
+        help="of the long execution, 50 to 1000 (default 300)",
     )
     parser.add_argument("--only", help=f"sections, with commas between: {', '.join([*SHARES, *FLEET])}")
     parser.add_argument("--systems", help=f"systems, with commas between: {', '.join(TITLES)}")
