@@ -89,6 +89,18 @@ async def wire(amount: int) -> str:
     return f"sent {amount}"
 
 
+@tool(num_cpus=1, retry_delay_seconds=1)
+async def crunch() -> str:
+    """Runs elsewhere, and may run again."""
+    return "crunched"
+
+
+@tool(num_cpus=1, on_crash="ask")
+async def ship(order: str) -> str:
+    """Runs elsewhere, and must not happen twice."""
+    return f"shipped {order}"
+
+
 @tool(on_crash="fail")
 async def launch() -> str:
     """Must not happen twice either."""
@@ -306,6 +318,13 @@ PLAYS = [
         "crash asks",
         agent(wire, slow),
         script(calls(call("wire", amount=5), call("slow", seconds=1)), "Done."),
+        acts=[Act(asked("crash"), "approve"), Act(asked("crash"), "approve")],
+    ),
+    Play("lost elsewhere", agent(crunch), script(call("crunch"), "Done.")),
+    Play(
+        "lost elsewhere asks",
+        agent(ship),
+        script(call("ship", order="7"), "Done."),
         acts=[Act(asked("crash"), "approve"), Act(asked("crash"), "approve")],
     ),
     Play("crash fails", agent(launch, slow), script(calls(call("launch"), call("slow", seconds=1)), "Done.")),

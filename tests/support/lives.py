@@ -19,8 +19,11 @@ from typing import Any
 
 from agentspan.actors.driver import Driver, Outcome
 from agentspan.actors.performer import AgentPerformer
+from agentspan.actors.toolcall import ToolOutcome, attempt
+from agentspan.agents import ToolContext
 from agentspan.agents.agent import Agent
 from agentspan.agents.spec import OnCrash, ToolSpec
+from agentspan.agents.tool_def import ToolDef
 from agentspan.engine import records as r
 from agentspan.engine.admit import Signal
 from agentspan.engine.decide import CallModel, CallTool, CheckStop, Effect
@@ -90,6 +93,16 @@ class Play:
     """A run of the same agent that ends first and whose conversation this one continues."""
     hibernate_after_s: float = 5.0
     timeout_s: float | None = None
+
+
+async def lossy(
+    tool: ToolDef, arguments: dict[str, Any], context: ToolContext, *, note: Callable[[str], None]
+) -> ToolOutcome:
+    """An `Elsewhere` that does the work, but whose process dies with the result of each first attempt."""
+    outcome = await attempt(tool, arguments, context, executor=None)
+    if context.attempt == 1:
+        return ToolOutcome(error="Its process died.", error_type="ToolLostError", is_lost=True)
+    return outcome
 
 
 class Ledger:
@@ -345,7 +358,13 @@ async def live(
         try:
             taken = await store.take_over(execution_id, host={"life": life})
             model = LedgerModel(play.model, ledger)
-            performer = AgentPerformer(agent, model=lambda name, url: model, store=store, clock=clock)  # noqa: B023
+            performer = AgentPerformer(
+                agent,
+                model=lambda name, url: model,  # noqa: B023
+                store=store,
+                clock=clock,
+                elsewhere=lossy,
+            )
             driver = people.driver = Driver(
                 execution_id=execution_id,
                 epoch=taken.epoch,
